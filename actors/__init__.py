@@ -1,0 +1,1 @@
+"""The state: one actor per concern, and the pure rules."""

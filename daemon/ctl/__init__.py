@@ -1,0 +1,1 @@
+"""daemonctl: the command line."""

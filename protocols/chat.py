@@ -1,0 +1,289 @@
+"""A chat: what a client asks, what a provider's stream is turned into, what the client is answered.
+
+`messages`, `tools`, `tool_choice`, `response_format` and `finish_reason` have the shapes of OpenAI chat completions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from protocols.errors import BadRequest
+from protocols.routing import Decision
+
+FREE_FORM_LIMIT = 131_072
+"""Bytes that a schema sent as msgpack may have: untyped nesting costs 72 bytes of memory a byte, so it is bounded."""
+
+
+class TextPart(Struct, forbid_unknown_fields=True, tag_field="type", tag="text"):
+    """A piece of text in a message of several parts."""
+
+    text: str
+
+
+class ImageURL(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Where an image is: an http(s) URL, or a `data:` URL with base64. The daemon never fetches it."""
+
+    url: str
+    detail: str | None = None
+
+
+class ImagePart(Struct, forbid_unknown_fields=True, tag_field="type", tag="image_url"):
+    """An image in a message of several parts."""
+
+    image_url: ImageURL
+
+
+class FunctionCall(Struct, omit_defaults=True):
+    """What the model wants called; `arguments` is JSON text as the model wrote it, not checked."""
+
+    name: str
+    arguments: str = ""
+
+
+class ToolCall(Struct, omit_defaults=True):
+    """One call of a tool, asked for by the model."""
+
+    id: str
+    function: FunctionCall
+    type: Literal["function"] = msgspec.field(default="function")
+
+
+class Message(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """One message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart | ImagePart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+    def text(self) -> str:
+        """All its text, images left out."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content or () if isinstance(part, TextPart))
+
+
+class FunctionSpec(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A tool that the model may call; `parameters` is a JSON schema (see `as_json`)."""
+
+    name: str
+    description: str | None = None
+    parameters: Raw | None = None
+    strict: bool | None = None
+
+
+class Tool(Struct, forbid_unknown_fields=True):
+    """A tool offered to the model."""
+
+    function: FunctionSpec
+    type: Literal["function"] = "function"
+
+
+class FunctionName(Struct, forbid_unknown_fields=True):
+    """The name of a function."""
+
+    name: str
+
+
+class NamedTool(Struct, forbid_unknown_fields=True):
+    """A `tool_choice` that names the one tool to call."""
+
+    function: FunctionName
+    type: Literal["function"] = "function"
+
+
+class JsonSchema(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A schema that the answer must follow."""
+
+    name: str
+    schema: Raw | None = None
+    strict: bool | None = None
+    description: str | None = None
+
+
+class TextFormat(Struct, forbid_unknown_fields=True, tag_field="type", tag="text"):
+    """`response_format`: plain text."""
+
+
+class JsonObjectFormat(Struct, forbid_unknown_fields=True, tag_field="type", tag="json_object"):
+    """`response_format`: any JSON object."""
+
+
+class JsonSchemaFormat(Struct, forbid_unknown_fields=True, tag_field="type", tag="json_schema"):
+    """`response_format`: JSON by a schema."""
+
+    json_schema: JsonSchema
+
+
+ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
+
+
+class Chat(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """Params of `chat`, `explain` and `estimate`."""
+
+    method: ClassVar[str] = "chat"
+    right: ClassVar[str] = "use"
+
+    messages: list[Message]
+    model: str | None = None
+    provider: str | None = None
+    user: str | None = None
+    conversation: str | None = None
+    task_type: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: Literal["minimal", "low", "medium", "high"] | None = None
+    stream: bool = False
+    allow_fallback: bool | None = None
+
+    def __post_init__(self) -> None:
+        """The checks that a type can't say; msgspec turns a ValueError into a fault that names the place."""
+        if not self.messages:
+            raise ValueError("`messages` must have at least one message")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError("`max_tokens` must be at least 1")
+        if self.temperature is not None and not 0 <= self.temperature <= 2:
+            raise ValueError("`temperature` must be between 0 and 2")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError("`top_p` must be above 0 and at most 1")
+
+
+class Delta(Struct, tag_field="type", tag="delta"):
+    """A piece of the answer's text, as it came."""
+
+    text: str
+
+
+class Reasoning(Struct, tag_field="type", tag="reasoning"):
+    """A piece of the model's reasoning, as it came."""
+
+    text: str
+
+
+class ToolCallDelta(Struct, tag_field="type", tag="tool_call", omit_defaults=True):
+    """A piece of a tool call: `id` and `name` with the first piece of an index, `arguments` appended."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+Item = Delta | Reasoning | ToolCallDelta
+"""What a streaming client is sent."""
+
+
+class TokenCount(Struct, frozen=True, omit_defaults=False):
+    """Tokens as a provider counts them.
+
+    `prompt` includes `cached` (read from the provider's cache) and `cache_write`; `response` includes `reasoning`.
+    """
+
+    prompt: int = 0
+    cached: int = 0
+    cache_write: int = 0
+    response: int = 0
+    reasoning: int = 0
+
+
+class Finished(Struct, frozen=True):
+    """The provider said why the answer ended: stop, length, tool_calls, content_filter."""
+
+    reason: str
+
+
+StreamEvent = Item | TokenCount | Finished
+"""What a dialect's stream decoder yields."""
+
+
+class Reply(Struct):
+    """A provider's whole answer, free of dialect. `tokens` is None when the provider did not count."""
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = msgspec.field(default_factory=list)
+    finish_reason: str | None = None
+    tokens: TokenCount | None = None
+
+
+class Usage(Struct):
+    """Token counts of an answer; `source` is provider, tokenizer or estimate."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    response_tokens: int
+    reasoning_tokens: int
+    source: str
+
+
+class Attempt(Struct, omit_defaults=True):
+    """One request to one provider within a call."""
+
+    usage_id: str
+    model: str
+    status: str
+    cost_nano_usd: int | None
+    latency_ms: float
+    code: str | UnsetType = UNSET
+
+
+class Warned(Struct):
+    """Something the caller should know although the call went well."""
+
+    code: str
+    message: str
+
+
+class AnswerMessage(Struct, omit_defaults=True):
+    """The assistant's message, in the shape in which it can be sent back."""
+
+    role: str = msgspec.field(default="assistant")
+    content: str | None = msgspec.field(default=None)
+    tool_calls: list[ToolCall] | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+
+
+class ChatAnswer(Struct):
+    """Result of `chat`. Latencies in milliseconds, the cost in nano-dollars or None when no price is known."""
+
+    call_id: str
+    usage_id: str
+    text: str
+    message: AnswerMessage
+    finish_reason: str | None
+    model_used: str
+    simulated: bool
+    usage: Usage
+    cost_nano_usd: int | None
+    price_version: str | None
+    decision: Decision
+    attempts: list[Attempt]
+    latency_ms: float
+    first_token_ms: float | None
+    warnings: list[Warned]
+
+
+def as_json(free_form: Raw) -> Raw:
+    """A free-form object of a request as JSON, whichever wire it came over. Raises BadRequest.
+
+    A JSON object begins with `{` (or white space), a msgpack map with 0x80-0x8f, 0xde or 0xdf: no confusion is possible.
+    """
+    data = bytes(free_form)
+    if data.lstrip()[:1] == b"{":
+        return free_form
+    if len(data) > FREE_FORM_LIMIT:
+        raise BadRequest(f"a schema of {len(data)} bytes is too long; at most {FREE_FORM_LIMIT} are accepted")
+    value: Any = msgspec.msgpack.decode(data)
+    if not isinstance(value, dict):
+        raise BadRequest("a schema must be an object")
+    return Raw(msgspec.json.encode(value))
