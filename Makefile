@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test test-system check nightly bench lock clean
+.PHONY: run install test test-system check nightly bench lock clean
 .DELETE_ON_ERROR:
 
 run: $(STAMP)
@@ -24,6 +24,7 @@ test: $(STAMP)
 	@$(BIN)/python -m coverage combine -q && $(BIN)/python -m coverage report
 
 test-system: $(STAMP)
+	@[ "$$(id -u)" = 0 ] || { echo "make test-system needs root: it boots a systemd in namespaces of its own (nothing outside changes)"; exit 2; }
 	$(BIN)/python -m pytest -m box tests/end_to_end
 
 nightly: $(STAMP)
@@ -34,6 +35,17 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# As root; docs/install.md tells what comes next. Without a network: PIP_FLAGS="--no-index --find-links DIR".
+install: export PREFIX ?= /opt/quorumd
+install: export LIBDIR ?= /usr/local/lib
+install: export BINDIR ?= /usr/local/bin
+install: export MANDIR ?= /usr/local/share/man
+install: export DESTDIR ?=
+install: export PIP_FLAGS ?=
+install: export PYTHON := $(PYTHON)
+install:
+	@systemd/install.sh
 
 bench: $(STAMP)
 	$(BIN)/python bench/run.py

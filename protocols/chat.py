@@ -12,6 +12,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from protocols.errors import BadRequest
 from protocols.routing import Decision
+from protocols.rpc import Params, Right
 
 FREE_FORM_LIMIT = 131_072
 """Bytes that a schema sent as msgpack may have: untyped nesting costs 72 bytes of memory a byte, so it is bounded."""
@@ -36,19 +37,19 @@ class ImagePart(Struct, forbid_unknown_fields=True, tag_field="type", tag="image
     image_url: ImageURL
 
 
-class FunctionCall(Struct, omit_defaults=True):
+class FunctionCall(Struct):
     """What the model wants called; `arguments` is JSON text as the model wrote it, not checked."""
 
     name: str
     arguments: str = ""
 
 
-class ToolCall(Struct, omit_defaults=True):
+class ToolCall(Struct):
     """One call of a tool, asked for by the model."""
 
     id: str
     function: FunctionCall
-    type: Literal["function"] = msgspec.field(default="function")
+    type: Literal["function"] = "function"
 
 
 class Message(Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -72,7 +73,7 @@ class FunctionSpec(Struct, forbid_unknown_fields=True, omit_defaults=True):
 
     name: str
     description: str | None = None
-    parameters: Raw | None = None
+    parameters: Raw | UnsetType = UNSET
     strict: bool | None = None
 
 
@@ -100,7 +101,7 @@ class JsonSchema(Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A schema that the answer must follow."""
 
     name: str
-    schema: Raw | None = None
+    schema: Raw | UnsetType = UNSET
     strict: bool | None = None
     description: str | None = None
 
@@ -122,11 +123,11 @@ class JsonSchemaFormat(Struct, forbid_unknown_fields=True, tag_field="type", tag
 ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
 
 
-class Chat(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """Params of `chat`, `explain` and `estimate`."""
+class Chat(Params):
+    """Params of `chat`; `max_tokens` bounds the answer, `allow_fallback` None means: unless a model or provider is named."""
 
     method: ClassVar[str] = "chat"
-    right: ClassVar[str] = "use"
+    right: ClassVar[Right] = "use"
 
     messages: list[Message]
     model: str | None = None
@@ -156,6 +157,12 @@ class Chat(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True)
             raise ValueError("`temperature` must be between 0 and 2")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError("`top_p` must be above 0 and at most 1")
+
+
+class Explain(Chat):
+    """Params of `explain`: those of `chat`; nobody is called."""
+
+    method: ClassVar[str] = "explain"
 
 
 class Delta(Struct, tag_field="type", tag="delta"):
@@ -237,6 +244,20 @@ class Attempt(Struct, omit_defaults=True):
     code: str | UnsetType = UNSET
 
 
+class ExplainedFault(Struct):
+    """The fault that `chat` would answer with."""
+
+    code: str
+    message: str
+
+
+class Explanation(Struct):
+    """Result of `explain`: the decision with its bound, and with no target the fault."""
+
+    decision: Decision
+    fault: ExplainedFault | None = None
+
+
 class Warned(Struct):
     """Something the caller should know although the call went well."""
 
@@ -244,11 +265,11 @@ class Warned(Struct):
     message: str
 
 
-class AnswerMessage(Struct, omit_defaults=True):
+class AnswerMessage(Struct):
     """The assistant's message, in the shape in which it can be sent back."""
 
-    role: str = msgspec.field(default="assistant")
-    content: str | None = msgspec.field(default=None)
+    content: str | None
+    role: str = "assistant"
     tool_calls: list[ToolCall] | UnsetType = UNSET
     reasoning: str | UnsetType = UNSET
 
@@ -283,7 +304,7 @@ def as_json(free_form: Raw) -> Raw:
         return free_form
     if len(data) > FREE_FORM_LIMIT:
         raise BadRequest(f"a schema of {len(data)} bytes is too long; at most {FREE_FORM_LIMIT} are accepted")
-    value: Any = msgspec.msgpack.decode(data)
-    if not isinstance(value, dict):
-        raise BadRequest("a schema must be an object")
-    return Raw(msgspec.json.encode(value))
+    try:
+        return Raw(msgspec.json.encode(msgspec.msgpack.decode(data, type=dict[str, Any])))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError) as error:
+        raise BadRequest("a schema must be an object of JSON") from error

@@ -14,7 +14,9 @@ class QuorumError(Exception):
 
     code: ClassVar[str] = "internal"
 
-    def __init__(self, message: str, *, detail: dict[str, Any] | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, detail: dict[str, Any] | None = None, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.detail = detail or {}

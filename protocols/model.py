@@ -29,7 +29,7 @@ class ModelInfo(Struct, kw_only=True):
     provider: str
     family: str | None = None
     local: bool = False
-    quality: int | None = None
+    quality: float | None = None
     strengths: list[str] = []
     speed: str | None = None
     context_tokens: int | None = None

@@ -1,0 +1,195 @@
+"""One attempt: a hold before its first byte, its settlement after, in one `async with` whose exit settles on every path."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from msgspec import Struct, field
+
+from actors.base import Ref
+from actors.budget import BudgetActor
+from actors.clock import MICRO, Clock
+from actors.pool import ProviderPool
+from actors.provider import Source, outcome_of
+from actors.rules.pricing import Price
+from actors.rules.settlement import Charge, Ending, charge
+from protocols.budget import Reserve, Settle
+from protocols.chat import Chat, Message, TokenCount
+from protocols.errors import ProviderFailed, ProviderUnavailable, QuorumError, RateLimited, Truncated
+from protocols.money import NanoUSD
+from protocols.provider import AttemptEnded, Lease, Outcome
+from protocols.usage import AttemptEnd, AttemptStart
+
+
+class Progress(Struct):
+    """How far an attempt has come: whether a byte left, the answer's pieces, the provider's count, and why it ended if not well."""
+
+    sent: bool = False
+    answering: bool = False
+    complete: bool = False
+    aborted: bool = False
+    pieces: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    other: int = 0
+    tokens: TokenCount | None = None
+    finish_reason: str | None = None
+    first_token_at: float | None = None
+
+    @property
+    def emitted(self) -> bool:
+        """Whether any content arrived: from then on there is no fallback."""
+        return bool(self.pieces or self.reasoning or self.other)
+
+    def text(self) -> str:
+        """The answer's text so far."""
+        return "".join(self.pieces)
+
+    def ending(self) -> Ending:
+        """How it ended, for the money."""
+        if self.complete:
+            return "complete"
+        if not self.sent:
+            return "refused"
+        if self.aborted:
+            return "aborted"
+        return "broken" if self.answering else "refused"
+
+
+class Held:
+    """The lease and the hold of an attempt.
+
+    State: progress, which its user writes; after the exit, `end` is what the ledger has.
+    """
+
+    def __init__(
+        self,
+        budget: Ref[BudgetActor],
+        pool: Ref[ProviderPool],
+        clock: Clock,
+        *,
+        source: Source,
+        start: AttemptStart,
+        chat: Chat,
+        price: Price | None,
+        amount: NanoUSD | None,
+        tokens: int,
+    ) -> None:
+        self._budget = budget
+        self._pool = pool
+        self._clock = clock
+        self._source = source
+        self._start = start
+        self._chat = chat
+        self._price = price
+        self._amount = amount
+        self._tokens = tokens
+        self._probe = 0
+        self._began = clock.monotonic()
+        self.progress = Progress()
+        self.end: AttemptEnd | None = None
+
+    @property
+    def usage_id(self) -> str:
+        """The attempt's id."""
+        return self._start.usage_id
+
+    @property
+    def ended(self) -> AttemptEnd:
+        """What the ledger has, after the exit."""
+        assert self.end is not None
+        return self.end
+
+    async def __aenter__(self) -> Self:
+        self._probe = await self._pool.call(Lease(self._source.name, self._tokens))
+        try:
+            await self._budget.call(Reserve(self._start, self._amount))
+        except BaseException as error:
+            # Cancelled while the hold was on its way: if it was taken, this gives it back; if not, it does nothing.
+            self._give_back(error)
+            if isinstance(error, asyncio.CancelledError):
+                self._budget.deliver(Settle(self._start.usage_id, self._end(error)))
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, asyncio.CancelledError | TimeoutError):
+            self.progress.aborted = True
+        self.end = self._end(error)
+        settled = self._budget.deliver(Settle(self._start.usage_id, self.end))
+        self._give_back(error)
+        await settled
+
+    def _give_back(self, error: BaseException | None) -> None:
+        first = self.progress.first_token_at
+        self._pool.tell(
+            AttemptEnded(
+                provider=self._source.name,
+                outcome=_outcome(error, sent=self.progress.sent),
+                why=error.message if isinstance(error, QuorumError) else "",
+                latency_s=self._clock.monotonic() - self._began,
+                first_token_s=None if first is None else first - self._began,
+                retry_after_s=error.retry_after_s if isinstance(error, RateLimited) else None,
+                probe=self._probe,
+            )
+        )
+
+    def _end(self, error: BaseException | None) -> AttemptEnd:
+        progress, first = self.progress, self.progress.first_token_at
+        charged = self._charge(progress)
+        return AttemptEnd(
+            status=_status(error),
+            tokens=charged.tokens,
+            token_source=charged.token_source,
+            cost=charged.cost,
+            cost_source=charged.cost_source,
+            price_version=None if self._price is None else self._price.version,
+            latency_us=round((self._clock.monotonic() - self._began) * MICRO),
+            first_token_us=None if first is None else round((first - self._began) * MICRO),
+        )
+
+    def _charge(self, progress: Progress) -> Charge:
+        ending = progress.ending()
+        counted = ending == "refused" or (ending == "complete" and progress.tokens is not None)
+        return charge(
+            ending,
+            price=self._price,
+            held=self._amount or NanoUSD(0),
+            tokens=progress.tokens,
+            prompt="" if counted else _prompt_text(self._chat.messages),
+            emitted="" if counted else "".join([*progress.pieces, *progress.reasoning]) + "x" * progress.other,
+            streamed=self._chat.stream,
+            policy=self._source.billing_on_cancel,
+            at_s=self._start.created_at / MICRO,
+        )
+
+
+def _prompt_text(messages: list[Message]) -> str:
+    return "\n".join(message.text() for message in messages)
+
+
+def _status(error: BaseException | None) -> str:
+    """The status of the usage row: `ok` or the code of the fault."""
+    if error is None:
+        return "ok"
+    if isinstance(error, QuorumError):
+        return error.code
+    return "cancelled" if isinstance(error, asyncio.CancelledError) else "internal"
+
+
+def _outcome(error: BaseException | None, *, sent: bool) -> Outcome:
+    """What the end of an attempt says about its provider."""
+    match error:
+        case None:
+            return "ok"
+        case ProviderUnavailable():
+            return "transport"
+        case Truncated():
+            return "server"
+        case ProviderFailed():
+            return outcome_of(error.code, int(error.detail.get("status", 500)))
+        case QuorumError():
+            return outcome_of(error.code, int(error.detail.get("status", 400))) if sent else "cancelled"
+        case _:
+            return "cancelled"

@@ -1,0 +1,253 @@
+"""The budget: what each scope has spent and holds, and whether an attempt still fits. Decides in memory, durable in the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import tzinfo
+
+import structlog
+from msgspec import Struct
+
+from actors.base import Actor, Ref, Wait, handles
+from actors.clock import MICRO, Clock, rfc3339
+from actors.ledger import Ledger
+from actors.rules.admission import Limit, Limits, Refusal, account_name, accounts_of, limit_of, refusal, scopes_of
+from actors.rules.periods import Span, span_of
+from actors.settings import SettingsActor
+from protocols.budget import Account, Balance, Forget, OpenHold, PostHold, PostSettlement, ReadBooks, Reserve, Settle, Standing
+from protocols.errors import BudgetExceeded, BudgetHeld, LedgerReadonly, PriceUnknown
+from protocols.money import NANO_PER_USD, NanoUSD, nano_from_usd, usd_text
+from protocols.settings import EVERYBODY, OwnLimits, SettingChanged, WatchSettings
+from protocols.usage import ScopeSpend
+
+RETRY_AFTER_S = 1.0
+"""When to come back after `budget_held`: holds live as long as answers take, mostly seconds."""
+
+log = structlog.get_logger("budget")
+
+
+class _Posting(Struct, frozen=True):
+    """Where attempts of one user, app and provider count in the current periods, and what bounds them there."""
+
+    accounts: tuple[Account, ...]
+    balances: tuple[Balance, ...]
+    bound: tuple[tuple[Account, Balance, NanoUSD], ...]
+
+
+class _Hold(Struct):
+    """A hold that is open; `posted` is its commit, None for one that an earlier incarnation took."""
+
+    hold: OpenHold
+    posted: asyncio.Future[None] | None
+
+
+class BudgetActor(Actor):
+    """Takes holds and settles them.
+
+    State: balances by account, open holds by usage id, users' own limits, the current periods, and postings cached for them.
+    """
+
+    def __init__(self, ledger: Ref[Ledger], settings: Ref[SettingsActor], limits: Limits, zone: tzinfo, clock: Clock) -> None:
+        super().__init__()
+        self._ledger = ledger
+        self._settings = settings
+        self._limits = limits
+        self._zone = zone
+        self._clock = clock
+        self._balances: dict[Account, Balance] = {}
+        self._open: dict[str, _Hold] = {}
+        self._own: dict[str, Limit] = {}
+        self._spans: tuple[Span, ...] = ()
+        self._postings: dict[tuple[str, str, str], _Posting] = {}
+
+    def __repr__(self) -> str:
+        held = sum(open_hold.hold.amount for open_hold in self._open.values())
+        return f"<BudgetActor {len(self._open)} holds of {usd_text(held)}, {len(self._balances)} accounts>"
+
+    async def opening(self) -> None:
+        """Reads balances and open holds from the ledger, limits from the settings."""
+        self._turn_periods(self._clock.now_us())
+        books = await self._ledger.call(ReadBooks(since=min(span.starts_at for span in self._spans)))
+        self._balances = books.balances
+        self._open = {hold.start.usage_id: _Hold(hold, None) for hold in books.open_holds}
+        self._postings = {}
+        self._learn(await self._settings.call(WatchSettings(self.ref)))
+
+    @handles(Reserve)
+    def reserve(self, request: Reserve) -> Wait[None]:
+        """Decides for all scopes at once, then waits for the disk."""
+        start, amount = request.start, request.amount
+        posting = self._posting(start.user, start.app, start.provider, start.created_at)
+        if amount is None:
+            amount = self._without_price(posting, start.model)
+        refused = refusal(posting.bound, amount)
+        if refused is not None:
+            raise self._fault(refused, amount)
+        for balance in posting.balances:
+            balance.held += amount
+        hold = OpenHold(start, amount, posting.accounts)
+        posted = self._ledger.deliver(PostHold(start, amount, posting.accounts))
+        self._open[start.usage_id] = _Hold(hold, posted)
+        # Shielded: a caller that is cancelled here settles, and whether there is anything to settle `posted` must still tell.
+        return Wait(self._durable(hold, asyncio.shield(posted)))
+
+    async def _durable(self, hold: OpenHold, posted: asyncio.Future[None]) -> None:
+        try:
+            await posted
+        except LedgerReadonly:
+            self.ref.tell(Forget(hold.start.usage_id))
+            raise
+
+    @handles(Forget)
+    def forget(self, request: Forget) -> None:
+        """The hold was not written: gives back what was promised in memory alone."""
+        open_hold = self._open.pop(request.usage_id, None)
+        if open_hold is not None:
+            self._move(open_hold.hold, held=-open_hold.hold.amount, spent=0)
+
+    @handles(Settle)
+    def settle(self, request: Settle) -> Wait[None] | None:
+        """Closes the hold in memory now and in the ledger with the next commit; the ledger keeps the order."""
+        open_hold = self._open.get(request.usage_id)
+        if open_hold is None:
+            return None
+        if open_hold.posted is not None and not open_hold.posted.done():
+            return Wait(self._settle_once_posted(open_hold.posted, request))
+        del self._open[request.usage_id]
+        hold, end = open_hold.hold, request.end
+        if open_hold.posted is not None and open_hold.posted.exception() is not None:
+            self._move(hold, held=-hold.amount, spent=0)
+            return None
+        self._move(hold, held=-hold.amount, spent=end.cost or 0)
+        if (end.cost or 0) > hold.amount:
+            log.warning("overrun", usage_id=request.usage_id, hold_nano_usd=hold.amount, cost_nano_usd=end.cost)
+        return Wait(self._ledger.deliver(PostSettlement(hold.start, end, hold.amount, hold.accounts)))
+
+    async def _settle_once_posted(self, posted: asyncio.Future[None], request: Settle) -> None:
+        await asyncio.wait([posted])
+        await self.ref.deliver(request)
+
+    @handles(Standing)
+    def standing(self, request: Standing) -> list[ScopeSpend]:
+        """Spend of the scopes that have a limit, and of the user's (with `user` None: the daemon's) month always."""
+        now = self._clock.now_us()
+        self._turn_periods(now)
+        rows = []
+        for span in self._spans:
+            for scope in self._scopes_to_show(request.user, span):
+                limit = limit_of(scope, self._limits, self._own).of(span.period)
+                always = "daemon" if request.user is None else f"user:{request.user}"
+                if limit is not None or (span.period == "month" and scope == always):
+                    balance = self._balances.get(Account(scope, span.period, span.starts_at), Balance())
+                    rows.append(_scope_spend(scope, span, balance, limit, now))
+        return sorted(rows, key=lambda row: (_RANK[row.scope.partition(":")[0]], row.scope, row.period != "month"))
+
+    @handles(SettingChanged)
+    def setting_changed(self, change: SettingChanged) -> None:
+        """A limit may have changed: it binds the next hold."""
+        if change.own_limits is not None:
+            self._learn(change.own_limits)
+
+    def _learn(self, own: OwnLimits) -> None:
+        self._own = {user: Limit(_nano(month), _nano(day)) for user, (month, day) in own.by_user.items()}
+        self._postings.clear()
+
+    def _turn_periods(self, now: int) -> None:
+        """Needs no timer: whoever asks first in a new period turns it. A clock that goes back stays in the period."""
+        if not self._spans or any(now >= span.ends_at * MICRO for span in self._spans):
+            self._spans = (span_of("month", now, self._zone), span_of("day", now, self._zone))
+            self._postings.clear()
+            oldest = min(span.starts_at for span in self._spans)
+            self._balances = {a: b for a, b in self._balances.items() if a.starts_at >= oldest or b.held}
+
+    def _posting(self, user: str, app: str, provider: str, now: int) -> _Posting:
+        self._turn_periods(now)
+        key = (user, app, provider)
+        posting = self._postings.get(key)
+        if posting is None:
+            posting = self._postings[key] = self._new_posting(accounts_of(scopes_of(user, app, provider), self._spans))
+        return posting
+
+    def _new_posting(self, accounts: tuple[Account, ...]) -> _Posting:
+        balances = tuple(self._balances.setdefault(account, Balance()) for account in accounts)
+        limits = (limit_of(a.scope, self._limits, self._own_of(a.scope)).of(a.period) for a in accounts)
+        bound = tuple((a, b, limit) for a, b, limit in zip(accounts, balances, limits, strict=True) if limit is not None)
+        return _Posting(accounts, balances, bound)
+
+    def _own_of(self, scope: str) -> Mapping[str, Limit]:
+        """The users' own limits; the daemon-wide default (`*`) holds for accounts that set none."""
+        name = scope.removeprefix("user:")
+        if name in self._own or EVERYBODY not in self._own or account_name(name) != name:
+            return self._own
+        return {name: self._own[EVERYBODY]}
+
+    def _move(self, hold: OpenHold, *, held: int, spent: int) -> None:
+        for account in hold.accounts:
+            balance = self._balances.setdefault(account, Balance())
+            balance.held += held
+            balance.spent += spent
+
+    def _without_price(self, posting: _Posting, model: str) -> NanoUSD:
+        """A model without a known price is never counted as $0 below a limit."""
+        if posting.bound:
+            scope = posting.bound[0][0].scope
+            raise PriceUnknown(
+                f"no price is known for `{model}` and {scope} has a limit; set `input_usd_per_mtok` and `output_usd_per_mtok` "
+                f'under [models."{model}"] in the config',
+                detail={"model": model, "scope": scope},
+            )
+        return NanoUSD(0)
+
+    def _fault(self, refused: Refusal, amount: int) -> BudgetExceeded | BudgetHeld:
+        account = refused.account
+        ends_at = next(s.ends_at for s in self._spans if s.period == account.period)
+        detail = {
+            "scope": account.scope,
+            "period": account.period,
+            "spent_nano_usd": refused.spent,
+            "held_nano_usd": refused.held,
+            "limit_nano_usd": refused.limit,
+            "bound_nano_usd": amount,
+            "resets_at": rfc3339(ends_at * MICRO),
+        }
+        what = (
+            f"this call may cost up to {usd_text(amount)}, but {account.scope} has spent {usd_text(refused.spent)} and holds "
+            f"{usd_text(refused.held)} of its {usd_text(refused.limit)} a {account.period}"
+        )
+        if refused.fits_later:
+            return BudgetHeld(f"{what}; it would fit once calls under way have settled", detail=detail, retry_after_s=RETRY_AFTER_S)
+        return BudgetExceeded(f"{what}; it resets at {detail['resets_at']}, or ask for a shorter answer (max_tokens)", detail=detail)
+
+    def _scopes_to_show(self, user: str | None, span: Span) -> list[str]:
+        if user is not None:
+            return list(dict.fromkeys(("daemon", f"user:{account_name(user)}", f"user:{user}")))
+        return list(
+            {"daemon": None}
+            | {a.scope: None for a in self._balances if a.starts_at == span.starts_at and a.period == span.period}
+            | {f"app:{name}": None for name in self._limits.apps}
+            | {f"provider:{name}": None for name in self._limits.providers}
+        )
+
+
+_RANK = {"daemon": 0, "user": 1, "app": 2, "provider": 3}
+
+
+def _nano(usd: float | None) -> NanoUSD | None:
+    return None if usd is None else nano_from_usd(usd)
+
+
+def _scope_spend(scope: str, span: Span, balance: Balance, limit: int | None, now: int) -> ScopeSpend:
+    """A row; the projection carries this period's pace on to its end."""
+    elapsed = max(now // MICRO - span.starts_at, 1)
+    projected = balance.spent * (span.ends_at - span.starts_at) // elapsed
+    return ScopeSpend(
+        scope=scope,
+        period=span.period,
+        starts_at=rfc3339(span.starts_at * MICRO),
+        resets_at=rfc3339(span.ends_at * MICRO),
+        spent_nano_usd=balance.spent,
+        held_nano_usd=balance.held,
+        limit_nano_usd=limit,
+        projected_nano_usd=min(projected, 2**62 // NANO_PER_USD * NANO_PER_USD),
+    )

@@ -1,0 +1,314 @@
+"""The ledger: holds, journal, usage, balances. The only writer of these tables; what is posted in one message is one transaction."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import structlog
+
+from actors.base import Actor, Wait, handles
+from actors.clock import MICRO, Clock, parse_rfc3339, rfc3339
+from actors.store.dispatched import Dispatched
+from actors.store.queries import load
+from actors.store.sqlite import Row, Store
+from protocols.budget import (
+    Account,
+    Balance,
+    Books,
+    OpenHold,
+    PostHold,
+    PostSettlement,
+    ReadBooks,
+    ReadGroups,
+    ReadHolds,
+    ReadUsage,
+    Verify,
+)
+from protocols.chat import TokenCount
+from protocols.errors import BadRequest
+from protocols.money import NanoUSD
+from protocols.usage import AttemptEnd, AttemptStart, HoldList, HoldRow, SpendGroup, UsageQuery, UsageRow, UsageRows, Verdict
+
+SQL = load("ledger", adds=frozenset({"add_to_balance"}))
+ADD_HOLD, ADD_ENTRY, ADD_USAGE, ADD_TO_BALANCE = SQL["add_hold"], SQL["add_entry"], SQL["add_usage"], SQL["add_to_balance"]
+CLOSE_HOLD, MARK_UNKNOWN = SQL["close_hold"], SQL["mark_unknown"]
+UNKNOWN = "unknown"
+
+log = structlog.get_logger("ledger")
+
+
+class Ledger(Actor):
+    """Posts to the books and reads them.
+
+    State: the ids of accounts and of the sets of accounts that attempts count in, both as the database has them.
+    """
+
+    def __init__(self, store: Store, clock: Clock, dispatched: Dispatched) -> None:
+        super().__init__()
+        self._store = store
+        self._clock = clock
+        self._dispatched = dispatched
+        self._account_ids: dict[Account, int] = {}
+        self._sets: dict[tuple[Account, ...], tuple[int, tuple[int, ...]]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Ledger {len(self._account_ids)} accounts, {self._store!r}>"
+
+    async def opening(self) -> None:
+        """Reads the ids after everything that an earlier incarnation submitted is written."""
+        await self._store.written()
+        self._account_ids = {}
+        by_id = {}
+        for account_id, scope, period, starts_at, *_ in await self._store.read(SQL["all_accounts"]):
+            by_id[account_id] = account = Account(scope, period, starts_at)
+            self._account_ids[account] = account_id
+        sets: dict[int, list[int]] = {}
+        for set_id, account_id in await self._store.read(SQL["all_sets"]):
+            sets.setdefault(set_id, []).append(account_id)
+        self._sets = {tuple(by_id[i] for i in ids): (set_id, tuple(ids)) for set_id, ids in sets.items()}
+
+    @handles(PostHold)
+    def post_hold(self, post: PostHold) -> Wait[None]:
+        """One row in holds, the entry that takes the hold, the balances."""
+        set_id, ids = self._set(post.accounts)
+        start, amount = post.start, post.amount
+        return Wait(
+            self._store.submit(
+                (ADD_HOLD, (*_start_columns(start), amount, set_id)),
+                (ADD_ENTRY, (start.usage_id, 0, start.created_at, amount, 0, set_id)),
+                *[(ADD_TO_BALANCE, (i, amount, 0)) for i in ids],
+            )
+        )
+
+    @handles(PostSettlement)
+    def post_settlement(self, post: PostSettlement) -> Wait[None]:
+        """The terminal entry, the usage row, the closed hold and the balances."""
+        set_id, ids = self._set(post.accounts)
+        start, end, amount = post.start, post.end, post.amount
+        cost = end.cost or 0
+        done = self._store.submit(
+            (ADD_ENTRY, (start.usage_id, 1, self._clock.now_us(), -amount, cost, set_id)),
+            (ADD_USAGE, _usage_columns(start, end)),
+            (MARK_UNKNOWN if end.status == UNKNOWN else CLOSE_HOLD, (start.usage_id,)),
+            *[(ADD_TO_BALANCE, (i, -amount, cost)) for i in ids],
+            must=True,
+            then=partial(self._dispatched.clear, start.usage_id),
+        )
+        return Wait(done)
+
+    def _set(self, accounts: tuple[Account, ...]) -> tuple[int, tuple[int, ...]]:
+        """The id of the set of these accounts and their ids; a new one is written before whatever is posted next."""
+        known = self._sets.get(accounts)
+        if known is not None:
+            return known
+        rows: list[Row] = []
+        for account in accounts:
+            if account not in self._account_ids:
+                account_id = self._account_ids[account] = len(self._account_ids) + 1
+                rows.append((SQL["add_account"], (account_id, account.scope, account.period, account.starts_at)))
+        ids = tuple(self._account_ids[a] for a in accounts)
+        set_id = len(self._sets) + 1
+        self._sets[accounts] = (set_id, ids)
+        self._store.submit(*rows, *[(SQL["add_to_set"], (set_id, i)) for i in ids], must=True)
+        return set_id, ids
+
+    @handles(ReadBooks)
+    def read_books(self, request: ReadBooks) -> Wait[Books]:
+        """Balances and open holds, after all that was posted before."""
+        return Wait(self._books(request.since))
+
+    async def _books(self, since: int) -> Books:
+        await self._store.written()
+        balances = {
+            Account(scope, period, starts_at): Balance(spent, held)
+            for _, scope, period, starts_at, spent, held in await self._store.read(SQL["all_accounts"])
+            if starts_at >= since or held
+        }
+        accounts_of = {set_id: accounts for accounts, (set_id, _) in self._sets.items()}
+        holds = [
+            OpenHold(_start_of(row[:11]), NanoUSD(row[11]), accounts_of[row[12]])
+            for row in await self._store.read(SQL["open_holds"])
+        ]
+        return Books(balances, holds)
+
+    @handles(ReadUsage)
+    def read_usage(self, request: ReadUsage) -> Wait[UsageRows]:
+        """Usage rows, newest first."""
+        query = request.query
+        parameters = {
+            "before": query.before,
+            "since": _instant(query.since),
+            "until": _instant(query.until),
+            "user": request.user,
+            "app": query.app,
+            "model": query.model,
+            "task": query.task,
+            "conversation": query.conversation,
+            "last": query.last,
+        }
+        return Wait(self._usage(parameters))
+
+    async def _usage(self, parameters: dict[str, Any]) -> UsageRows:
+        return UsageRows([_usage_row(row) for row in await self._store.read(SQL["usage"], parameters)])
+
+    @handles(ReadGroups)
+    def read_groups(self, request: ReadGroups) -> Wait[list[SpendGroup]]:
+        """Usage summed by a key."""
+        parameters = {"by": request.query.by, "since": request.since, "until": request.until, "user": request.user}
+        return Wait(self._groups(parameters))
+
+    async def _groups(self, parameters: dict[str, Any]) -> list[SpendGroup]:
+        rows = await self._store.read(SQL["groups"], parameters)
+        return [
+            SpendGroup(key, calls, prompt_tokens=prompt, response_tokens=response, cost_nano_usd=cost, unpriced=unpriced)
+            for key, calls, prompt, response, cost, unpriced in rows
+        ]
+
+    @handles(ReadHolds)
+    def read_holds(self, _: ReadHolds) -> Wait[HoldList]:
+        """Holds that are open or unknown."""
+        return Wait(self._holds())
+
+    async def _holds(self) -> HoldList:
+        return HoldList(
+            [
+                HoldRow(hold_id=i, usage_id=i, scope=f"user:{user}", model=model, amount_nano_usd=amount, state=state, created_at=rfc3339(at))
+                for i, user, model, amount, state, at in await self._store.read(SQL["listed_holds"])
+            ]
+        )
+
+    @handles(Verify)
+    def verify(self, _: Verify) -> Wait[Verdict]:
+        """Recomputes the balances."""
+        return Wait(self._verify())
+
+    async def _verify(self) -> Verdict:
+        await self._store.written()
+        ((entries, accounts, rows, holds, cost, spent, held, open_amount),) = await self._store.read(SQL["totals"])
+        problems = [
+            f"{scope} {period} from {starts_at}: balance says spent {s}, held {h}; the journal {js}, {jh}"
+            for _, scope, period, starts_at, s, h, js, jh in await self._store.read(SQL["recomputed"])
+            if (s, h) != (js, jh)
+        ]
+        problems += [
+            f"attempt {usage_id}: the journal holds {h} and spent {s}, its usage row cost {c}"
+            for usage_id, h, s, c in await self._store.read(SQL["unbalanced_attempts"])
+        ]
+        if cost != spent:
+            problems.append(f"usage rows cost {cost} together, the journal spent {spent}")
+        if held != open_amount:
+            problems.append(f"open holds are {open_amount} together, the journal holds {held}")
+        return Verdict(
+            ok=not problems, journal_entries=entries, accounts=accounts, usage_rows=rows, open_holds=holds, spent_nano_usd=spent, problems=problems
+        )
+
+
+async def last_id(store: Store) -> str | None:
+    """The highest id that the books know, so that new ones are above it."""
+    ((highest,),) = await store.read(SQL["last_id"])
+    return str(highest) if highest is not None else None
+
+
+def recovered(hold: OpenHold, *, sent: bool) -> PostSettlement:
+    """How a hold that an earlier process left open is closed: void if its request had not left, else posted at the hold."""
+    end = AttemptEnd(
+        status=UNKNOWN if sent else "not_sent",
+        tokens=TokenCount(),
+        token_source="estimate",
+        cost=hold.amount if sent else NanoUSD(0),
+        cost_source="estimated",
+        price_version=None,
+        latency_us=0,
+        first_token_us=None,
+    )
+    return PostSettlement(hold.start, end, hold.amount, hold.accounts)
+
+
+def _instant(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return parse_rfc3339(text)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+
+
+def _start_columns(start: AttemptStart) -> tuple[Any, ...]:
+    return (
+        start.usage_id,
+        start.call_id,
+        start.user,
+        start.app,
+        start.conversation,
+        start.task_type,
+        start.provider,
+        start.model,
+        start.endpoint,
+        start.reason,
+        start.created_at,
+    )
+
+
+def _start_of(row: Any) -> AttemptStart:
+    return AttemptStart(*row)
+
+
+def _usage_columns(start: AttemptStart, end: AttemptEnd) -> tuple[Any, ...]:
+    tokens = end.tokens
+    return (
+        start.usage_id,
+        start.call_id,
+        start.created_at,
+        start.user,
+        start.app,
+        start.conversation,
+        start.task_type,
+        start.provider,
+        start.model,
+        start.endpoint,
+        start.reason,
+        tokens.prompt,
+        tokens.cached,
+        tokens.cache_write,
+        tokens.response,
+        tokens.reasoning,
+        end.token_source,
+        end.cost,
+        end.cost_source,
+        end.price_version,
+        end.latency_us,
+        end.first_token_us,
+        end.status,
+    )
+
+
+def _usage_row(row: Any) -> UsageRow:
+    (
+        usage_id, call_id, created_at, user, app, conversation, task_type, model, endpoint, reason,
+        prompt, cached, response, reasoning, token_source,
+        cost, cost_source, price_version, latency_us, first_token_us, status,
+    ) = row  # fmt: skip
+    return UsageRow(
+        usage_id=usage_id,
+        call_id=call_id,
+        created_at=rfc3339(created_at),
+        user=user,
+        app=app,
+        conversation=conversation,
+        model=model,
+        endpoint=endpoint,
+        task_type=task_type,
+        prompt_tokens=prompt,
+        cached_tokens=cached,
+        response_tokens=response,
+        reasoning_tokens=reasoning,
+        token_source=token_source,
+        cost_nano_usd=cost,
+        cost_source=cost_source,
+        price_version=price_version,
+        latency_ms=latency_us / 1000,
+        first_token_ms=None if first_token_us is None else first_token_us / 1000,
+        status=status,
+        reason=reason,
+    )

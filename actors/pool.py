@@ -1,0 +1,88 @@
+"""The pool: the providers as one, in config order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from actors.base import Actor, Ref, Wait, handles
+from actors.clock import Clock
+from actors.provider import ProviderActor, Source
+from actors.providers.transport import Transport
+from actors.supervise import Supervisor
+from protocols.errors import UnknownProvider
+from protocols.provider import (
+    AVAILABLE,
+    AttemptEnded,
+    Lease,
+    ProviderStatus,
+    ProviderView,
+    ReadStatus,
+    ReadStatuses,
+    ReadViews,
+    ViewChanged,
+)
+
+
+class ProviderPool(Actor):
+    """Leads to the right provider, and shows all of them to routing.
+
+    State: the providers' refs and their last views, both in config order.
+    """
+
+    def __init__(self, supervisor: Supervisor, sources: Sequence[Source], transport: Transport, clock: Clock) -> None:
+        super().__init__()
+        self._keeper = supervisor
+        self._sources = sources
+        self._transport = transport
+        self._clock = clock
+        self._providers: dict[str, Ref[ProviderActor]] = {}
+        self._views: dict[str, ProviderView] = {}
+        self._shown: tuple[ProviderView, ...] = ()
+
+    def __repr__(self) -> str:
+        up = sum(view.state in AVAILABLE for view in self._views.values())
+        return f"<ProviderPool {up} available of {len(self._sources)}>"
+
+    async def opening(self) -> None:
+        """Starts the providers, after stopping those of an earlier incarnation."""
+        for old in [ref for ref in self._keeper.refs if ref.actor_class is ProviderActor]:
+            await self._keeper.stop(old)
+        for source in self._sources:
+            make: Callable[[], ProviderActor] = partial(ProviderActor, source, self._transport, self._clock, self._take)
+            self._providers[source.name] = await self._keeper.start(make, name=f"provider {source.name}")
+
+    def _take(self, changed: ViewChanged) -> None:
+        self.ref.tell(changed)
+
+    @handles(ViewChanged)
+    def view_changed(self, changed: ViewChanged) -> None:
+        """Shows a provider as it is now."""
+        self._views[changed.view.name] = changed.view
+        self._shown = tuple(self._views[s.name] for s in self._sources if s.name in self._views)
+
+    @handles(ReadViews)
+    def views(self, _: ReadViews) -> tuple[ProviderView, ...]:
+        """All providers."""
+        return self._shown
+
+    @handles(Lease)
+    def lease(self, request: Lease) -> Wait[int]:
+        """Asks the provider."""
+        ref = self._providers.get(request.provider)
+        if ref is None:
+            raise UnknownProvider(f"there is no provider `{request.provider}`; `daemonctl providers` lists them")
+        return Wait(ref.call(request))
+
+    @handles(AttemptEnded)
+    def attempt_ended(self, ended: AttemptEnded) -> None:
+        """Tells the provider."""
+        self._providers[ended.provider].tell(ended)
+
+    @handles(ReadStatuses)
+    def statuses(self, _: ReadStatuses) -> Wait[list[ProviderStatus]]:
+        """The rows of all providers."""
+        return Wait(self._rows())
+
+    async def _rows(self) -> list[ProviderStatus]:
+        return [await ref.call(ReadStatus()) for ref in self._providers.values()]

@@ -1,0 +1,1 @@
+"""The I/O behind a provider: HTTP to real ones, and one that only plays its part."""

@@ -1,0 +1,110 @@
+"""What is known of models: the config's entries over the price book. Pure but for a cache of looked-up prices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Protocol
+
+from msgspec import Meta, Struct
+
+from actors.rules.pricing import FREE, Price, overridden
+from protocols.model import ModelInfo, Speed, Strength
+from protocols.provider import AVAILABLE, ProviderView
+
+UsdPerMtok = Annotated[float, Meta(ge=0)]
+
+
+class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[models."<provider>:<model>"]` of the config: adds to or overrides what is known."""
+
+    quality: Annotated[float, Meta(ge=0, le=10)] | None = None
+    strengths: tuple[Strength, ...] = ()
+    speed: Speed | None = None
+    family: str | None = None
+    local: bool | None = None
+    context_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
+    input_usd_per_mtok: UsdPerMtok | None = None
+    output_usd_per_mtok: UsdPerMtok | None = None
+    cached_input_usd_per_mtok: UsdPerMtok | None = None
+    retired: bool = False
+    successor: str | None = None
+
+
+class Prices(Protocol):
+    """Where prices and context windows are looked up."""
+
+    def find(self, origin_host: str, provider_name: str, kind: str, model: str) -> Price | None:
+        """The price of a model as its provider names it, or None."""
+        ...
+
+    def context(self, origin_host: str, provider_name: str, kind: str, model: str) -> int | None:
+        """Tokens of its context window, or None."""
+        ...
+
+
+class Catalogue:
+    """The models by `provider:model`.
+
+    State: a cache of prices, bounded by CACHED.
+    """
+
+    CACHED = 4096
+
+    def __init__(self, entries: Mapping[str, ModelConfig], prices: Prices) -> None:
+        self.entries = entries
+        self._prices = prices
+        self._cache: dict[tuple[str, str], Price | None] = {}
+
+    def entry(self, provider: str, model: str) -> ModelConfig:
+        """The config's entry, or one that says nothing."""
+        return self.entries.get(f"{provider}:{model}", NOTHING)
+
+    def price(self, view: ProviderView, model: str) -> Price | None:
+        """What a model costs at a provider: FREE where it is local, None where nobody knows."""
+        key = (view.name, model)
+        if key not in self._cache:
+            if len(self._cache) >= self.CACHED:
+                self._cache.clear()
+            self._cache[key] = self._look_up(view, model)
+        return self._cache[key]
+
+    def _look_up(self, view: ProviderView, model: str) -> Price | None:
+        entry = self.entry(view.name, model)
+        if entry.local if entry.local is not None else view.local:
+            return FREE
+        known = self._prices.find(view.host, view.name, view.kind, model)
+        return overridden(known, entry.input_usd_per_mtok, entry.output_usd_per_mtok, entry.cached_input_usd_per_mtok)
+
+    def infos(self, views: tuple[ProviderView, ...]) -> list[ModelInfo]:
+        """A row for every model that a provider lists or the config names, in config order."""
+        rows = []
+        for view in views:
+            prefix = f"{view.name}:"
+            named = [name.removeprefix(prefix) for name in self.entries if name.startswith(prefix)]
+            rows += [self._info(view, model) for model in dict.fromkeys([*named, *view.models])]
+        return rows
+
+    def _info(self, view: ProviderView, model: str) -> ModelInfo:
+        entry, price = self.entry(view.name, model), self.price(view, model)
+        available = view.state in AVAILABLE and not entry.retired
+        return ModelInfo(
+            id=f"{view.name}:{model}",
+            provider=view.name,
+            family=entry.family,
+            local=view.local if entry.local is None else entry.local,
+            quality=entry.quality,
+            strengths=list(entry.strengths),
+            speed=entry.speed,
+            context_tokens=entry.context_tokens or self._prices.context(view.host, view.name, view.kind, model),
+            input_usd_per_mtok=None if price is None else price.input / 1_000_000,
+            output_usd_per_mtok=None if price is None else price.output / 1_000_000,
+            needs_key=view.needs_key,
+            display_name=model,
+            available=available,
+            why_not=None if available else ("retired" if entry.retired else view.why or view.state),
+            source="config" if f"{view.name}:{model}" in self.entries else "provider",
+        )
+
+
+NOTHING = ModelConfig()

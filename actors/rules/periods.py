@@ -1,0 +1,43 @@
+"""Calendar months and days in a time zone. Pure; instants in seconds since 1970 (UTC) unless a name says µs."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+
+from msgspec import Struct
+
+from protocols.budget import Period
+
+
+class Span(Struct, frozen=True):
+    """A period: its first instant and the first instant after it, in seconds since 1970."""
+
+    period: Period
+    starts_at: int
+    ends_at: int
+
+
+def span_of(period: Period, at_us: int, zone: tzinfo) -> Span:
+    """The month or day in which an instant (µs) lies. A day of a clock change has 23 or 25 hours."""
+    today = datetime.fromtimestamp(at_us // 1_000_000, zone).date()
+    first = today.replace(day=1) if period == "month" else today
+    following = (
+        (first.replace(day=28) + timedelta(days=4)).replace(day=1) if period == "month" else first + timedelta(days=1)
+    )
+    return Span(period, _midnight(first, zone), _midnight(following, zone))
+
+
+def local_date(at_us: int, zone: tzinfo) -> str:
+    """The date on which an instant (µs) lies, as YYYY-MM-DD."""
+    return datetime.fromtimestamp(at_us // 1_000_000, zone).date().isoformat()
+
+
+def _midnight(day: date, zone: tzinfo) -> int:
+    """The first instant of a date. Where a clock change skips midnight, the first that exists."""
+    moment = datetime.combine(day, time(), zone)
+    exists = moment.astimezone(UTC).astimezone(zone)
+    return (
+        int(min(moment, exists, key=datetime.timestamp).timestamp())
+        if exists.date() == day
+        else int(exists.timestamp())
+    )

@@ -1,0 +1,224 @@
+"""Which models a call goes to, in which order, and why. One pure function; `chat` and `explain` use the same one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+
+from msgspec import Struct, field
+
+from actors.rules.catalogue import ModelConfig
+from protocols.errors import (
+    BadRequest,
+    Misconfigured,
+    NoEligibleModel,
+    ProviderUnavailable,
+    QuorumError,
+    RateLimited,
+    UnknownModel,
+    UnknownProvider,
+)
+from protocols.model import split_model_id
+from protocols.provider import AVAILABLE, ProviderView
+from protocols.routing import Reason, Rejected, Step
+
+
+class Target(Struct, frozen=True):
+    """A model at a provider."""
+
+    provider: str
+    model: str
+
+    def __str__(self) -> str:
+        return f"{self.provider}:{self.model}"
+
+
+class Asked(Struct, frozen=True):
+    """What a call says about its model, and the defaults below it."""
+
+    model: str | None
+    provider: str | None
+    allow_fallback: bool | None
+    default_model: str | None
+
+
+class World(Struct, frozen=True):
+    """What there is to choose from: providers in config order, the config's models in its order, aliases."""
+
+    views: tuple[ProviderView, ...]
+    entries: Mapping[str, ModelConfig]
+    aliases: Mapping[str, str]
+
+    def view(self, provider: str) -> ProviderView | None:
+        """A provider by its name."""
+        return next((v for v in self.views if v.name == provider), None)
+
+
+class Plan(Struct):
+    """Targets in order and how they were found; with `fault` there are none, and it is what the call answers."""
+
+    targets: list[Target] = field(default_factory=list)
+    reason: Reason = "first_available"
+    steps: list[Step] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    fault: QuorumError | None = None
+
+
+def plan(asked: Asked, world: World) -> Plan:
+    """The targets of a call. The explicit choice wins; what is below it follows only where a fallback is allowed."""
+    made = Plan()
+    try:
+        first = _chosen(asked, world, made)
+    except QuorumError as wrong:
+        made.fault = wrong
+        return made
+    fallback = asked.allow_fallback if asked.allow_fallback is not None else not (asked.model or asked.provider)
+    candidates = [*first, *(_lower(asked, world) if fallback or not first else ())]
+    faults: list[QuorumError] = []
+    for target in dict.fromkeys(candidates):
+        fault = _fault(target, world)
+        if fault is None:
+            made.targets.append(target)
+        else:
+            faults.append(fault)
+            made.rejected.append(Rejected(str(target), fault.code, fault.message))
+    if not made.targets:
+        made.fault = faults[0] if faults else _nothing(world)
+    elif made.rejected and str(made.targets[0]) != str(candidates[0]):
+        made.reason = "rate_limited_fallback" if faults[0].code == "rate_limited" else "provider_unhealthy_fallback"
+    return made
+
+
+def _chosen(asked: Asked, world: World, made: Plan) -> list[Target]:
+    """What the highest step that applies gives. Raises QuorumError."""
+    if asked.model is not None:
+        target = resolve(asked.model, asked.provider, world, made.steps)
+        _take(made, "explicit_model", target, "the call names the model")
+        return [target]
+    if asked.provider is not None:
+        view = _provider(asked.provider, world, made.steps)
+        first = _first_of(view, world)
+        if first is None:
+            raise NoEligibleModel(
+                f"provider `{view.name}` has listed no models yet and the config names none; name one: {view.name}:<model>"
+            )
+        _take(made, "explicit_provider", first, f"the call names the provider `{view.name}`")
+        return [first]
+    if asked.default_model is not None:
+        target = resolve(asked.default_model, None, world, made.steps)
+        _take(made, "daemon_default", target, "the setting `default_model`")
+        return [target]
+    available = next(_lower(asked, world), None)
+    if available is None:
+        return []
+    _take(made, "first_available", available, "nothing was chosen: the first available model")
+    return [available]
+
+
+def _lower(asked: Asked, world: World) -> Iterator[Target]:
+    """What the lower steps give: the default, then the first model of each provider, simulated ones only if there is no other."""
+    if asked.default_model is not None:
+        try:
+            yield resolve(asked.default_model, None, world, [])
+        except QuorumError:
+            pass  # a wrong default is no candidate; it is reported where it is the choice
+    real = [v for v in world.views if not v.simulated]
+    ranked = sorted(real or world.views, key=lambda v: v.state not in AVAILABLE)
+    for view in ranked:
+        target = _first_of(view, world)
+        if target is not None:
+            yield target
+
+
+def resolve(name: str, provider: str | None, world: World, steps: list[Step]) -> Target:
+    """A model's name as a target: `provider:model` split at the first colon, an alias, or the bare name beside `provider`.
+
+    Raises UnknownProvider, UnknownModel, BadRequest.
+    """
+    alias = world.aliases.get(name)
+    if alias is not None and split_model_id(alias) is not None:
+        steps.append(Step("alias", alias, f"`{name}` is an alias"))
+        name = alias
+    parts = split_model_id(name)
+    named = _known(parts[0], world) if parts else None
+    if provider is not None:
+        view = _provider(provider, world, steps)
+        if named is not None and named != view.name:
+            raise BadRequest(f"`model` names the provider `{named}`, `provider` says `{view.name}`; leave one of them out")
+        return Target(view.name, parts[1] if parts and named is not None else name)
+    if parts is None:
+        raise UnknownModel(f"`{name}` names no provider; write <provider>:<model>{_near_model(name, world)}", detail={"model": name})
+    return Target(_provider(parts[0], world, steps).name, parts[1])
+
+
+def nearest_models(name: str, models: Iterable[str], n: int = 3) -> list[str]:
+    """The names most like this one."""
+    return difflib.get_close_matches(name, list(models), n=n, cutoff=0.4)
+
+
+def _provider(name: str, world: World, steps: list[Step]) -> ProviderView:
+    known = _known(name, world)
+    view = world.view(known) if known is not None else None
+    if view is None:
+        names = [v.name for v in world.views]
+        near = difflib.get_close_matches(name, [*names, *world.aliases], n=1)
+        hint = f"did you mean `{near[0]}`? " if near else ""
+        raise UnknownProvider(f"there is no provider `{name}`; {hint}there are: {', '.join(names) or 'none'}", detail={"provider": name})
+    if known != name:
+        steps.append(Step("alias", view.name, f"`{name}` is an alias"))
+    return view
+
+
+def _known(name: str, world: World) -> str | None:
+    """A provider's name, or the one that an alias stands for."""
+    if any(v.name == name for v in world.views):
+        return name
+    alias = world.aliases.get(name)
+    return alias if alias is not None and any(v.name == alias for v in world.views) else None
+
+
+def _first_of(view: ProviderView, world: World) -> Target | None:
+    """A provider's first model: of the config's entries that are not retired, else the first that it lists."""
+    prefix = f"{view.name}:"
+    named = (key.removeprefix(prefix) for key, entry in world.entries.items() if key.startswith(prefix) and not entry.retired)
+    model = next(chain(named, view.models), None)
+    return None if model is None else Target(view.name, model)
+
+
+def _fault(target: Target, world: World) -> QuorumError | None:
+    """Why a target can't be used right now, or None."""
+    entry = world.entries.get(str(target))
+    if entry is not None and entry.retired:
+        successor = f"; its successor is `{entry.successor}`" if entry.successor else ""
+        return UnknownModel(f"`{target}` is retired{successor}", detail={"model": str(target), "successor": entry.successor})
+    view = world.view(target.provider)
+    if view is None or view.state in AVAILABLE:
+        return None
+    message = f"provider `{view.name}` is {view.state.replace('_', ' ')}{': ' + view.why if view.why else ''}"
+    detail = {"provider": view.name}
+    match view.state:
+        case "misconfigured":
+            return Misconfigured(message, detail=detail)
+        case "rate_limited":
+            return RateLimited(message, detail=detail, retry_after_s=view.retry_after_s)
+        case _:
+            return ProviderUnavailable(f"{message}; it is tried again by itself", detail=detail, retry_after_s=view.retry_after_s)
+
+
+def _nothing(world: World) -> QuorumError:
+    if not world.views:
+        return NoEligibleModel("no provider is configured; add one under [providers] in the config")
+    return NoEligibleModel("no provider has listed a model yet; name one: -m <provider>:<model>, or set `default_model`")
+
+
+def _take(made: Plan, reason: Reason, target: Target, why: str) -> None:
+    made.reason = reason
+    made.steps.append(Step(reason, str(target), why))
+
+
+def _near_model(name: str, world: World) -> str:
+    offered = [f"{v.name}:{m}" for v in world.views for m in v.models]
+    exact = [full for full in offered if full.partition(":")[2] == name]
+    near: Sequence[str] = exact or nearest_models(name, offered, 1)
+    return f", perhaps `{near[0]}`" if near else ""

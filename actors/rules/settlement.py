@@ -1,0 +1,75 @@
+"""What an attempt cost, from how far it came. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from actors.rules.pricing import FREE, Price, cost
+from actors.rules.tokens import emitted_estimate
+from protocols.chat import TokenCount
+from protocols.money import NanoUSD
+from protocols.provider import BillingOnCancel
+from protocols.usage import CostSource, TokenSource
+
+Ending = Literal["complete", "refused", "aborted", "broken"]
+"""`complete`: the provider marked the end. `refused`: nothing was sent, or the provider answered with an error before any content.
+`aborted`: we hung up (cancel, deadline). `broken`: it stopped in the middle, or its answer can't be read."""
+
+
+class Charge(Struct, frozen=True):
+    """Tokens and money of an attempt."""
+
+    tokens: TokenCount
+    token_source: TokenSource
+    cost: NanoUSD | None
+    cost_source: CostSource
+
+
+def charge(
+    ending: Ending,
+    *,
+    price: Price | None,
+    held: NanoUSD,
+    tokens: TokenCount | None,
+    prompt: str,
+    emitted: str,
+    streamed: bool,
+    policy: BillingOnCancel,
+    at_s: float,
+) -> Charge:
+    """The charge of an attempt: by the provider's own count where it gave one, else by what was emitted.
+
+    An answer that was not streamed is billed whole when we hang up, and so is every answer of a provider with the policy
+    `whole`: what it would have come to nobody knows, so it is charged at the hold. `prompt` is the prompt's text.
+    """
+    if ending == "refused":
+        return Charge(TokenCount(), "estimate", NanoUSD(0), "free" if price is FREE else "price")
+    if ending == "complete" and tokens is not None:
+        return _priced(price, tokens, "provider", "price", at_s)
+    seen = _seen(tokens, prompt, emitted)
+    whole = not streamed or (ending == "aborted" and policy == "whole")
+    if ending != "complete" and whole and price is not FREE and price is not None:
+        return Charge(seen, "estimate", held, "estimated")
+    charged = _priced(price, seen, "estimate", "estimated", at_s)
+    if charged.cost is None or ending == "complete":
+        return charged
+    return Charge(seen, "estimate", min(charged.cost, held), charged.cost_source)
+
+
+def _seen(tokens: TokenCount | None, prompt: str, emitted: str) -> TokenCount:
+    """The count that we can vouch for: the provider's where it had come, else our estimate."""
+    known = tokens or TokenCount()
+    response = max(known.response, emitted_estimate(emitted))
+    if known.prompt:
+        return TokenCount(known.prompt, known.cached, known.cache_write, response, min(known.reasoning, response))
+    return TokenCount(prompt=emitted_estimate(prompt), response=response)
+
+
+def _priced(price: Price | None, tokens: TokenCount, source: TokenSource, cost_source: CostSource, at_s: float) -> Charge:
+    if price is None:
+        return Charge(tokens, source, None, "unknown")
+    if price is FREE:
+        return Charge(tokens, source, NanoUSD(0), "free")
+    return Charge(tokens, source, cost(price, tokens, at_s), cost_source)

@@ -1,0 +1,177 @@
+"""Settings: which value holds for whom, and where it comes from. The only writer of the settings and of their audit rows."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import UNSET, Struct
+
+from actors.base import Actor, Ref, Wait, handles
+from actors.clock import Clock
+from actors.store.queries import load
+from actors.store.sqlite import Row, Store
+from protocols.errors import BadRequest
+from protocols.settings import (
+    DAEMON,
+    EVERYBODY,
+    ChangeSetting,
+    DaemonSettings,
+    Origin,
+    OwnLimits,
+    ReadSettings,
+    SettingChanged,
+    SettingRow,
+    SettingsInForce,
+    SettingsOf,
+    UserSettings,
+    WatchSettings,
+    fields_of,
+)
+
+S = TypeVar("S", bound=Struct)
+
+SQL = load("settings", first=100)
+USER_FIELDS = fields_of(UserSettings)
+DAEMON_FIELDS = fields_of(DaemonSettings)
+LIMIT_KEYS = frozenset({"month_usd", "day_usd"})
+
+
+class SettingsActor(Actor):
+    """Reads and changes settings.
+
+    State: stored values by owner and key, and who is told of changes.
+    """
+
+    def __init__(self, store: Store, clock: Clock, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._store = store
+        self._clock = clock
+        self._config = config
+        self._values: dict[str, dict[str, Any]] = {}
+        self._watchers: dict[Ref[Any], None] = {}
+
+    def __repr__(self) -> str:
+        return f"<SettingsActor {sum(map(len, self._values.values()))} values of {len(self._values)} owners>"
+
+    async def opening(self) -> None:
+        """Reads the stored values."""
+        await self._store.written()
+        self._values = {}
+        for owner, key, value in await self._store.read(SQL["all_settings"]):
+            self._values.setdefault(owner, {})[key] = msgspec.json.decode(value)
+
+    @handles(WatchSettings)
+    def watch(self, request: WatchSettings) -> OwnLimits:
+        """Tells this ref of changes from now on."""
+        self._watchers[request.watcher] = None
+        return self._own_limits()
+
+    @handles(SettingsOf)
+    def settings_of(self, request: SettingsOf) -> SettingsInForce:
+        """What holds for a user right now."""
+        return SettingsInForce(
+            user=_built(UserSettings, {k: self._value(k, request.user)[0] for k in USER_FIELDS}),
+            daemon=_built(DaemonSettings, {k: self._value(k, DAEMON)[0] for k in DAEMON_FIELDS}),
+        )
+
+    @handles(ReadSettings)
+    def read(self, request: ReadSettings) -> list[SettingRow]:
+        """Every setting as it holds for a user, with its origin."""
+        return [self._row(key, request.user) for key in sorted({*USER_FIELDS, *DAEMON_FIELDS})]
+
+    @handles(ChangeSetting)
+    def change(self, request: ChangeSetting) -> Wait[SettingRow]:
+        """Checks, then stores the value and an audit row in one transaction; it holds from then on."""
+        key, owner = request.key, request.owner
+        check_key(key)
+        value = request.value if request.value is UNSET else _checked(key, request.value)
+        before = self._values.get(owner, {}).get(key, UNSET)
+        return Wait(self._store_change(request, before, value))
+
+    async def _store_change(self, request: ChangeSetting, before: Any, value: Any) -> SettingRow:
+        key, owner = request.key, request.owner
+        await self._store.submit(self._change_row(owner, key, value), self._audit_row(request, before, value))
+        values = self._values.setdefault(owner, {})
+        if value is UNSET:
+            values.pop(key, None)
+        else:
+            values[key] = value
+        limits = self._own_limits() if key in LIMIT_KEYS else None
+        for watcher in self._watchers:
+            watcher.tell(SettingChanged(owner, key, limits))
+        return self._row(key, owner)
+
+    def _change_row(self, owner: str, key: str, value: Any) -> Row:
+        if value is UNSET:
+            return (SQL["unset_setting"], (owner, key))
+        return (SQL["set_setting"], (owner, key, msgspec.json.encode(value).decode()))
+
+    def _audit_row(self, request: ChangeSetting, before: Any, value: Any) -> Row:
+        action = "settings.unset" if value is UNSET else "settings.set"
+        subject = f"{request.owner}: {request.key}"
+        columns = (self._clock.now_us(), request.actor_uid, request.actor, request.app, action, subject, _text(before), _text(value), None)
+        return (SQL["add_audit"], columns)
+
+    def _row(self, key: str, owner: str) -> SettingRow:
+        value, origin = self._value(key, owner)
+        info = USER_FIELDS.get(key) or DAEMON_FIELDS[key]
+        return SettingRow(key, value, origin, "user" if key in USER_FIELDS else "daemon", _description(info.type))
+
+    def _value(self, key: str, owner: str) -> tuple[Any, Origin]:
+        """A user's own value, the daemon's, the config's, the default: the first that is there."""
+        if key in USER_FIELDS:
+            own = self._values.get(owner, {}) if owner != EVERYBODY else {}
+            if key in own:
+                return own[key], "user"
+            owner = EVERYBODY
+        else:
+            owner = DAEMON
+        stored = self._values.get(owner, {})
+        if key in stored:
+            return stored[key], "daemon"
+        if key in self._config:
+            return self._config[key], "config"
+        return (USER_FIELDS.get(key) or DAEMON_FIELDS[key]).default, "default"
+
+    def _own_limits(self) -> OwnLimits:
+        owners = {EVERYBODY} | {o for o, values in self._values.items() if o != DAEMON and LIMIT_KEYS & values.keys()}
+        return OwnLimits({o: (self._value("month_usd", o)[0], self._value("day_usd", o)[0]) for o in owners})
+
+
+def check_key(key: str) -> None:
+    """Raises BadRequest for a setting that does not exist, naming the nearest."""
+    if key not in USER_FIELDS and key not in DAEMON_FIELDS:
+        near = difflib.get_close_matches(key, [*USER_FIELDS, *DAEMON_FIELDS], n=1, cutoff=0.4)
+        hint = f"did you mean `{near[0]}`? " if near else ""
+        raise BadRequest(f"there is no setting `{key}`; {hint}`daemonctl settings show` lists them")
+
+
+def check_config(values: Mapping[str, Any]) -> None:
+    """Raises BadRequest for a key or value of the config's [settings] that is wrong."""
+    for key, value in values.items():
+        check_key(key)
+        _checked(key, value)
+
+
+def _checked(key: str, value: Any) -> Any:
+    info = USER_FIELDS.get(key) or DAEMON_FIELDS[key]
+    try:
+        return msgspec.convert(value, info.type)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"`{key}` can't be {value!r}: {error}; it is {_description(info.type)}") from None
+
+
+def _built(cls: type[S], values: Mapping[str, Any]) -> S:
+    return msgspec.convert(values, cls)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is UNSET else msgspec.json.encode(value).decode()
+
+
+def _description(annotated: Any) -> str:
+    metas = getattr(annotated, "__metadata__", ())
+    return next((m.description for m in metas if m.description), "")

@@ -1,0 +1,91 @@
+"""Which attempts have left the machine: marks in shared memory that outlive a killed process.
+
+A mark is set before the first byte of a request goes out and needs no fsync: it must survive `kill -9`, not a power cut. After a
+power cut (another boot id) every open hold counts as sent, which is the safe side.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+from typing import Self
+
+_SLOT = 16
+_HEADER = 64
+_SLOTS = 16_384
+_SIZE = _HEADER + _SLOT * _SLOTS
+_EMPTY = bytes(_SLOT)
+
+
+class Dispatched:
+    """The marks of one state folder.
+
+    State: the mapped file, the slots that are free, and the slot of each marked attempt.
+    """
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory = memory
+        self._free = list(range(_SLOTS))
+        self._slot_of: dict[str, int] = {}
+
+    def mark(self, usage_id: str) -> None:
+        """The request is about to leave. Marking twice is one mark."""
+        if usage_id in self._slot_of:
+            return
+        slot = self._free.pop()
+        self._slot_of[usage_id] = slot
+        start = _HEADER + slot * _SLOT
+        self._memory[start : start + _SLOT] = usage_id.encode().ljust(_SLOT, b"\0")
+
+    def clear(self, usage_id: str) -> None:
+        """The attempt is settled; unmarked attempts are fine."""
+        slot = self._slot_of.pop(usage_id, None)
+        if slot is not None:
+            start = _HEADER + slot * _SLOT
+            self._memory[start : start + _SLOT] = _EMPTY
+            self._free.append(slot)
+
+    def __contains__(self, usage_id: str) -> bool:
+        return usage_id in self._slot_of
+
+    @property
+    def room(self) -> int:
+        """Attempts that can still be marked at once."""
+        return len(self._free)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._memory.close()
+
+
+def open_dispatched(path: Path, boot_id: str) -> tuple[Dispatched, frozenset[str] | None]:
+    """Fresh marks, and the attempts that an earlier process had marked: None when nobody can know (the machine rebooted, or the
+    file is not ours), so that every open hold counts as sent.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        before = _read(descriptor, boot_id)
+        os.posix_fallocate(descriptor, 0, _SIZE)  # a full disk shows here, not as SIGBUS on a write into the map
+        memory = mmap.mmap(descriptor, _SIZE)
+    finally:
+        os.close(descriptor)
+    memory[:_SIZE] = boot_id.encode().ljust(_HEADER, b"\0")[:_HEADER] + bytes(_SIZE - _HEADER)
+    return Dispatched(memory), before
+
+
+def boot_id() -> str:
+    """The kernel's name for this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+
+
+def _read(descriptor: int, boot: str) -> frozenset[str] | None:
+    data = os.pread(descriptor, _SIZE, 0)
+    if not data:
+        return frozenset()
+    if len(data) != _SIZE or data[:_HEADER].rstrip(b"\0").decode("ascii", "replace") != boot:
+        return None
+    slots = (data[start : start + _SLOT].rstrip(b"\0") for start in range(_HEADER, _SIZE, _SLOT))
+    return frozenset(slot.decode("ascii", "replace") for slot in slots if slot)

@@ -1,0 +1,89 @@
+-- name: add_account
+INSERT INTO accounts (id, scope, period, starts_at) VALUES (?, ?, ?, ?)
+
+-- name: add_to_set
+INSERT INTO account_sets (set_id, account_id) VALUES (?, ?)
+
+-- name: add_hold
+INSERT INTO holds (id, call_id, user, app, conversation, task_type, provider, model, endpoint, reason, created_at, amount, set_id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: add_entry
+INSERT INTO journal (usage_id, entry, at, held, spent, set_id) VALUES (?, ?, ?, ?, ?, ?)
+
+-- name: add_usage
+INSERT INTO usage (id, call_id, created_at, user, app, conversation, task_type, provider, model, endpoint, reason,
+    prompt_tokens, cached_tokens, cache_write_tokens, response_tokens, reasoning_tokens, token_source,
+    cost, cost_source, price_version, latency_us, first_token_us, status)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: close_hold
+DELETE FROM holds WHERE id = ?
+
+-- name: mark_unknown
+UPDATE holds SET state = 'unknown' WHERE id = ?
+
+-- name: add_to_balance
+UPDATE accounts SET held = held + ?2, spent = spent + ?3 WHERE id = ?1
+
+-- name: all_accounts
+SELECT id, scope, period, starts_at, spent, held FROM accounts
+
+-- name: all_sets
+SELECT set_id, account_id FROM account_sets ORDER BY set_id, account_id
+
+-- name: open_holds
+SELECT id, call_id, user, app, conversation, task_type, provider, model, endpoint, reason, created_at, amount, set_id
+FROM holds WHERE state = 'held' ORDER BY id
+
+-- name: listed_holds
+SELECT id, user, model, amount, state, created_at FROM holds ORDER BY id
+
+-- name: last_id
+SELECT max(id) FROM (SELECT max(usage_id) AS id FROM journal UNION ALL SELECT max(call_id) FROM usage UNION ALL SELECT max(call_id) FROM holds)
+
+-- name: usage
+SELECT id, call_id, created_at, user, app, conversation, task_type, model, endpoint, reason,
+    prompt_tokens, cached_tokens, response_tokens, reasoning_tokens, token_source,
+    cost, cost_source, price_version, latency_us, first_token_us, status
+FROM usage
+WHERE (:before IS NULL OR id < :before)
+    AND (:since IS NULL OR created_at >= :since)
+    AND (:until IS NULL OR created_at < :until)
+    AND (:user IS NULL OR user = :user OR (user >= :user || '/' AND user < :user || '0'))
+    AND (:app IS NULL OR app = :app)
+    AND (:model IS NULL OR model = :model)
+    AND (:task IS NULL OR task_type = :task)
+    AND (:conversation IS NULL OR conversation = :conversation)
+ORDER BY id DESC LIMIT :last
+
+-- name: groups
+SELECT CASE :by
+        WHEN 'user' THEN user WHEN 'app' THEN app WHEN 'provider' THEN provider WHEN 'model' THEN model
+        ELSE local_day(created_at) END AS key,
+    count(*), sum(prompt_tokens), sum(response_tokens), coalesce(sum(cost), 0), sum(cost IS NULL)
+FROM usage
+WHERE created_at >= :since AND created_at < :until
+    AND (:user IS NULL OR user = :user OR (user >= :user || '/' AND user < :user || '0'))
+GROUP BY key ORDER BY CASE WHEN :by = 'day' THEN 0 ELSE coalesce(sum(cost), 0) END DESC, key
+
+-- name: recomputed
+SELECT accounts.id, accounts.scope, accounts.period, accounts.starts_at, accounts.spent, accounts.held,
+    coalesce(sum(journal.spent), 0), coalesce(sum(journal.held), 0)
+FROM accounts LEFT JOIN account_sets ON account_sets.account_id = accounts.id
+    LEFT JOIN journal ON journal.set_id = account_sets.set_id
+GROUP BY accounts.id
+
+-- name: totals
+SELECT (SELECT count(*) FROM journal), (SELECT count(*) FROM accounts), (SELECT count(*) FROM usage),
+    (SELECT count(*) FROM holds WHERE state = 'held'), (SELECT coalesce(sum(cost), 0) FROM usage),
+    (SELECT coalesce(sum(spent), 0) FROM journal), (SELECT coalesce(sum(held), 0) FROM journal),
+    (SELECT coalesce(sum(amount), 0) FROM holds WHERE state = 'held')
+
+-- name: unbalanced_attempts
+SELECT journal.usage_id, sum(journal.held), sum(journal.spent), usage.cost
+FROM journal LEFT JOIN usage ON usage.id = journal.usage_id
+GROUP BY journal.usage_id
+HAVING (usage.id IS NULL AND (count(*) > 1 OR NOT EXISTS (SELECT 1 FROM holds WHERE holds.id = journal.usage_id)))
+    OR (usage.id IS NOT NULL AND (sum(journal.held) <> 0 OR sum(journal.spent) <> coalesce(usage.cost, 0)))
+LIMIT 20

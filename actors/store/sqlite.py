@@ -1,0 +1,301 @@
+"""SQLite: one writer whose commits are grouped, one reader beside it. WAL, and with `durability = "power"` an fsync a commit.
+
+Whoever submits rows gets a future that is done after the commit in which they stand. Submissions commit in the order in which
+they were made, so at every commit the database is a state that the actors have been in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import aiosqlite
+import structlog
+
+from actors.store.queries import Statement, migrations
+from protocols.errors import LedgerReadonly
+
+T = TypeVar("T")
+Row = tuple[Statement, tuple[Any, ...]]
+Durability = Literal["power", "process"]
+
+APPLICATION_ID = 0x71726D64
+"""`qrmd`, so that `file` and we can tell our database from another."""
+
+RETRY_S = 0.5
+"""Seconds between tries to write what must be written while the disk is full."""
+
+_FULL = frozenset({sqlite3.SQLITE_FULL})
+_FATAL = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
+"""Errors after which nobody knows what the database holds. Any other is one submission's own: the rest commits without it."""
+
+log = structlog.get_logger("store")
+
+
+class StoreRefused(Exception):
+    """The database can't be used; the message says why and what to do."""
+
+
+class _Submission:
+    __slots__ = ("done", "must", "rows", "then")
+
+    def __init__(
+        self, rows: tuple[Row, ...], must: bool, then: Callable[[], None] | None, done: asyncio.Future[None]
+    ) -> None:
+        self.rows = rows
+        self.must = must
+        self.then = then
+        self.done = done
+
+    def committed(self) -> None:
+        if self.then is not None:
+            self.then()
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def refused(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+            self.done.exception()  # seen: a settlement whose caller has gone leaves no warning behind
+
+
+class _Connection(aiosqlite.Connection):
+    """aiosqlite's thread and queue, with a whole function as one errand: a transaction is one hop, not one a statement."""
+
+    async def run(self, work: Callable[..., T], *args: Any) -> T:
+        errand = cast("Callable[..., Awaitable[T]]", self._execute)
+        return await errand(work, self._conn, *args)
+
+
+class Store:
+    """The open database.
+
+    State: submissions that wait, whether the disk is full, and why the database is unusable if it is.
+    """
+
+    def __init__(self, writer: _Connection, reader: _Connection, broken: str | None) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._waiting: list[_Submission] = []
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._pump: asyncio.Task[None] | None = None
+        self.full = False
+        self.broken = broken
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def __repr__(self) -> str:
+        return f"<Store {len(self._waiting)} waiting{', full' if self.full else ''}{', broken' if self.broken else ''}>"
+
+    def submit(self, *rows: Row, must: bool = False, then: Callable[[], None] | None = None) -> asyncio.Future[None]:
+        """Adds rows to the next commit; the future is done when it is durable.
+
+        It fails with LedgerReadonly when the disk is full; `must` rows are kept and tried again until they are written.
+        `then` is called after the commit, also when the waiter of the future was cancelled.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.broken is not None:
+            done.set_exception(LedgerReadonly(self.broken))
+            return done
+        self._waiting.append(_Submission(rows, must, then, done))
+        self._idle.clear()
+        self._wake.set()
+        return done
+
+    async def read(self, statement: Statement, parameters: Any = ()) -> list[Any]:
+        """The rows of a query, as of all commits so far."""
+        return list(await self._reader.execute_fetchall(statement, parameters))
+
+    async def written(self) -> None:
+        """Returns when nothing waits to be written."""
+        await self._idle.wait()
+
+    def start(self) -> None:
+        """Starts the writer."""
+        self._pump = asyncio.get_running_loop().create_task(self._write(), name="store writer")
+
+    async def close(self) -> None:
+        """Writes what waits (or gives it up while the disk is full) and closes."""
+        if self._pump is not None:
+            if self._waiting and not self.full:
+                await self.written()
+            self._pump.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._pump
+        await self._reader.close()
+        await self._writer.close()
+        if not self.failed.done():
+            self.failed.cancel()
+
+    async def _write(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                group, self._waiting = self._waiting, []
+                await self._commit(group)
+                # Those who were just answered run first: what they submit now joins the next commit.
+                await asyncio.sleep(0)
+            self._idle.set()
+
+    async def _commit(self, group: list[_Submission]) -> None:
+        try:
+            await self._writer.run(_apply, group)
+        except Exception as error:  # noqa: BLE001  whatever it is, each submission must hear of it
+            await self._failed(group, error)
+        else:
+            self.full = False
+            for submission in group:
+                submission.committed()
+
+    async def _failed(self, group: list[_Submission], error: Exception) -> None:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _FULL:
+            await self._keep_what_must(group)
+        elif code in _FATAL:
+            self._end(group, error)
+        elif len(group) > 1:
+            for submission in group:
+                await self._commit([submission])
+        else:
+            log.error("write_refused", error=str(error), must=group[0].must)
+            _refuse(group, error)
+
+    def _end(self, group: list[_Submission], error: Exception) -> None:
+        """The disk or the database is broken: whether the rows are in it, only recovery at the next start can tell."""
+        log.critical("store_failed", error=str(error))
+        _refuse(group, error)
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
+    async def _keep_what_must(self, group: list[_Submission]) -> None:
+        if not self.full:
+            log.error("disk_full", hint="no paid call starts until there is space")
+        self.full = True
+        refused = LedgerReadonly("the disk is full: the ledger can't be written, so no paid call starts", retry_after_s=RETRY_S)
+        _refuse([s for s in group if not s.must], refused)
+        kept = [s for s in group if s.must]
+        if kept:
+            await asyncio.sleep(RETRY_S)
+            self._waiting[:0] = kept
+
+
+def _refuse(group: list[_Submission], error: Exception) -> None:
+    for submission in group:
+        submission.refused(error)
+
+
+def _apply(connection: sqlite3.Connection, group: list[_Submission]) -> None:
+    """One transaction, in the writer's thread."""
+    batches = _batches(s.rows for s in group)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in sorted(batches, key=lambda s: s.order):
+            connection.executemany(statement, batches[statement])
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _batches(submissions: Iterable[tuple[Row, ...]]) -> dict[Statement, list[tuple[Any, ...]]]:
+    """The parameters by statement; those of an adding statement are summed by key."""
+    batches: dict[Statement, list[tuple[Any, ...]]] = {}
+    sums: dict[Statement, dict[Any, tuple[int, int]]] = {}
+    for rows in submissions:
+        for statement, parameters in rows:
+            if statement.adds:
+                key, held, spent = parameters
+                by_key = sums.setdefault(statement, {})
+                before = by_key.get(key, (0, 0))
+                by_key[key] = (before[0] + held, before[1] + spent)
+            else:
+                batches.setdefault(statement, []).append(parameters)
+    for statement, by_key in sums.items():
+        batches[statement] = [(key, held, spent) for key, (held, spent) in by_key.items()]
+    return batches
+
+
+async def open_store(folder: Path, durability: Durability, local_day: Callable[[int], str]) -> Store:
+    """Opens `quorumd.sqlite3` in `folder`, migrating it if it is older. Raises StoreRefused for a newer one.
+
+    A database that can't be read is never recreated: the store then refuses every write and says why. `local_day` gives the
+    date in the configured time zone of an instant in µs.
+    """
+    path = folder / "quorumd.sqlite3"
+    try:
+        writer = await _connect(path, durability)
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            raise StoreRefused(f"{path} can't be opened: {error}") from error
+        broken = f"{path} is damaged ({error}); no paid call runs until it is restored from a backup or moved away"
+        log.critical("ledger_damaged", path=str(path), error=str(error))
+        path, writer = Path("file:broken?mode=memory&cache=shared"), await _connect(None, durability)
+        store = Store(writer, await _open(path, uri=True), broken)
+    else:
+        store = Store(writer, await _open(path), None)
+    await store._reader.create_function("local_day", 1, local_day, deterministic=True)
+    await store._reader.execute("PRAGMA query_only = ON")
+    store.start()
+    return store
+
+
+async def _open(path: Path, *, uri: bool = False) -> _Connection:
+    connection = _Connection(lambda: sqlite3.connect(str(path), isolation_level=None, uri=uri), 64)
+    return cast("_Connection", await connection)
+
+
+async def _connect(path: Path | None, durability: Durability) -> _Connection:
+    if path is None:
+        connection = await _open(Path("file:broken?mode=memory&cache=shared"), uri=True)
+    else:
+        connection = await _open(path)
+        path.chmod(0o600)
+    try:
+        await connection.run(_prepare, path, durability)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path | None, durability: Durability) -> None:
+    connection.execute("PRAGMA busy_timeout = 5000")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
+    _migrate(connection, path)
+
+
+def _migrate(connection: sqlite3.Connection, path: Path | None) -> None:
+    steps = migrations()
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    if application not in {0, APPLICATION_ID} or (application == 0 and version):
+        raise StoreRefused(f"{path} is the database of another program; name another folder with --state")
+    if version > len(steps):
+        raise StoreRefused(
+            f"{path} has schema {version}, this version reads up to {len(steps)}; start the newer quorumd, or restore a backup"
+        )
+    if 0 < version < len(steps) and path is not None:
+        _back_up(connection, path, version)
+    for number, step in enumerate(steps[version:], version + 1):
+        connection.executescript(
+            f"BEGIN IMMEDIATE;\n{step}\nPRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {number};\nCOMMIT;"
+        )
+
+
+def _back_up(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    """A copy beside the database, kept: the way back to an older version of the program."""
+    copy = path.with_name(f"{path.name}.v{version}.backup")
+    copy.unlink(missing_ok=True)
+    connection.execute("VACUUM INTO ?", (os.fspath(copy),))
+    copy.chmod(0o600)
+

@@ -1,0 +1,236 @@
+"""The daemon: opens its world top-down and leaves in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import gc
+import os
+import signal
+import socket
+import stat
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import structlog
+from msgspec import Struct
+
+from actors.budget import BudgetActor
+from actors.clock import Clock, Ids
+from actors.completion import Completions
+from actors.ledger import Ledger, last_id, recovered
+from actors.pool import ProviderPool
+from actors.provider import Source
+from actors.providers.http import HttpClient, HttpxTransport
+from actors.providers.transport import Transport
+from actors.rules.catalogue import Catalogue
+from actors.rules.periods import local_date
+from actors.session import Sessions
+from actors.settings import SettingsActor
+from actors.store.dispatched import Dispatched, boot_id, open_dispatched
+from actors.store.price_book import PriceBook, open_price_book
+from actors.store.sqlite import Store, open_store
+from actors.supervise import Supervisor
+from daemon import systemd
+from daemon.config import Config
+from daemon.server import BACKLOG, Server
+from daemon.sources import open_sources
+from daemon.world import Counts, World
+from protocols.budget import ReadBooks
+
+log = structlog.get_logger("app")
+
+
+class Paths(Struct, frozen=True):
+    """Where the daemon keeps its state and listens; `runtime` is whether it makes the socket's folder itself."""
+
+    state: Path
+    socket: Path
+
+
+class AlreadyRunning(Exception):
+    """Another daemon holds the state folder."""
+
+
+async def run(config: Config, paths: Paths) -> None:
+    """Serves until told to stop. Raises AlreadyRunning, StoreRefused, ConfigRefused, GaveUp, and what broke the store."""
+    clock, zone = Clock(), config.zone()
+    with state_folder(paths.state), open_sources(config) as sources:
+        async with (
+            open_books(paths.state, config, clock) as (store, dispatched, sent),
+            open_transports(sources) as transports,
+            Supervisor() as actors,
+        ):
+            prices = await open_prices(paths.state, sources)
+            ids = Ids(clock.now_us, await last_id(store))
+            settings = await actors.start(lambda: SettingsActor(store, clock, config.settings))
+            ledger = await actors.start(lambda: Ledger(store, clock, dispatched))
+            for hold in (await ledger.call(ReadBooks(since=0))).open_holds:
+                await ledger.call(recovered(hold, sent=sent is None or hold.start.usage_id in sent))
+            limits = config.limits.limits()
+            budget = await actors.start(lambda: BudgetActor(ledger, settings, limits, zone, clock))
+            pool = await actors.start(lambda: ProviderPool(actors, sources, transports["probes"], clock))
+            sessions = await actors.start(lambda: Sessions(actors, settings, clock))
+            catalogue = Catalogue(config.models, prices)
+            completions = Completions(
+                sessions=sessions,
+                budget=budget,
+                pool=pool,
+                sources={source.name: source for source in sources},
+                catalogue=catalogue,
+                aliases=config.aliases,
+                transports=lambda source: transports["probes" if source.config.proxy else "calls"],
+                dispatched=dispatched,
+                clock=clock,
+                ids=ids,
+            )
+            world = World(
+                settings, ledger, budget, pool, sessions, completions, catalogue, actors, store, clock, zone, clock.now_us(), [], Counts()
+            )
+            await serve(world, config, paths)
+
+
+async def serve(world: World, config: Config, paths: Paths) -> None:
+    """Answers on the sockets until a signal, a lost store or an actor beyond help ends it."""
+    server = Server(world, config.rights, config.daemon.max_frame_bytes)
+    stop = asyncio.get_running_loop().create_future()
+    with stop_signals(stop, server), listening(paths.socket) as sockets:
+        await server.listen(sockets)
+        gc.collect()
+        gc.freeze()  # what is there now stays: the collector needn't look at it again
+        systemd.notify("READY=1\nSTATUS=serving")
+        log.info("serving", socket=[str(s.getsockname()) for s in sockets], pid=os.getpid())
+        watchdog = asyncio.get_running_loop().create_task(_watchdog())
+        try:
+            await asyncio.wait([stop, world.supervisor.failed, world.store.failed], return_when=asyncio.FIRST_COMPLETED)
+            systemd.notify("STOPPING=1\nSTATUS=draining")
+            failed = next((f for f in (world.supervisor.failed, world.store.failed) if f.done()), None)
+            await server.drain(config.daemon.drain_s if failed is None else 0.0)
+            if failed is not None:
+                await failed
+        finally:
+            watchdog.cancel()
+    log.info("stopped")
+
+
+@contextmanager
+def state_folder(folder: Path) -> Iterator[None]:
+    """Makes the folder and holds its lock. Raises AlreadyRunning."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(
+                f"another quorumd holds {folder}; stop it, or name another folder with --state"
+            ) from None
+        yield
+    finally:
+        os.close(lock)
+
+
+@asynccontextmanager
+async def open_books(
+    folder: Path, config: Config, clock: Clock
+) -> AsyncIterator[tuple[Store, Dispatched, frozenset[str] | None]]:
+    """The store, the marks of requests that leave, and those that an earlier process had sent."""
+    zone = config.zone()
+    dispatched, sent = open_dispatched(folder / "dispatched", boot_id())
+    with dispatched:
+        store = await open_store(folder, config.daemon.durability, lambda at_us: local_date(at_us, zone))
+        try:
+            yield store, dispatched, sent
+        finally:
+            await store.close()
+
+
+@asynccontextmanager
+async def open_transports(sources: list[Source]) -> AsyncIterator[Mapping[str, Transport]]:
+    """The fast client for calls; httpx for probes and for providers behind a proxy."""
+    del sources
+    calls, probes = HttpClient(), HttpxTransport()
+    try:
+        yield {"calls": calls, "probes": probes}
+    finally:
+        await calls.aclose()
+        await probes.aclose()
+
+
+async def open_prices(folder: Path, sources: list[Source]) -> PriceBook:
+    """The price book; where every provider is free nobody needs one."""
+    return PriceBook() if all(source.local for source in sources) else await open_price_book(folder)
+
+
+@contextmanager
+def listening(path: Path) -> Iterator[list[socket.socket]]:
+    """systemd's sockets if it passed any, else our own, which is removed at the end."""
+    passed = [one for _, one in systemd.listen_fds()]
+    if passed:
+        yield passed
+        return
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    _remove_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        before = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(before)
+        path.chmod(0o666)  # who may use it the daemon decides from the peer's uid, and says so
+        listener.listen(BACKLOG)
+        yield [listener]
+        path.unlink(missing_ok=True)
+    finally:
+        listener.close()
+
+
+def _remove_stale(path: Path) -> None:
+    """Takes away the socket of a daemon that is gone, never one that answers. Raises AlreadyRunning, OSError."""
+    try:
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise OSError(errno.EEXIST, f"{path} is there and is no socket; name another with --socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+        else:
+            raise AlreadyRunning(f"another daemon answers on {path}; stop it, or name another socket with --socket")
+
+
+@contextmanager
+def stop_signals(stop: asyncio.Future[None], server: Server) -> Iterator[None]:
+    """The first SIGTERM or SIGINT drains; a second cancels what runs now."""
+    loop = asyncio.get_running_loop()
+
+    def heard() -> None:
+        if stop.done():
+            log.info("cancelling", hint="asked to stop twice")
+            server.cancel_now()
+        else:
+            log.info("stopping")
+            stop.set_result(None)
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, heard)
+    try:
+        yield
+    finally:
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(name)
+
+
+async def _watchdog() -> None:
+    """Tells systemd that the loop turns; with no watchdog it ends at once."""
+    interval = systemd.watchdog_interval_s()
+    while interval is not None:
+        systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(interval / 2)
+
+

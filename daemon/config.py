@@ -1,0 +1,215 @@
+"""The config file: the administrator's. Each section's struct stands with whoever uses it; here they become one."""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from datetime import UTC, tzinfo
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from actors.rules.admission import Limit, Limits
+from actors.rules.catalogue import ModelConfig
+from actors.store.sqlite import Durability
+from daemon.secrets import KeySource
+from protocols.model import PROVIDER_NAME, RESERVED_PROVIDER, split_model_id
+from protocols.money import nano_from_usd
+from protocols.provider import ProviderConfig
+from protocols.rpc import MAX_FRAME_BYTES
+
+Usd = Annotated[float, Meta(ge=0)]
+
+
+class ConfigRefused(Exception):
+    """The config is wrong; the message names the place and what is expected."""
+
+
+class DaemonSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[daemon]`."""
+
+    timezone: str | None = None
+    drain_s: Annotated[float, Meta(ge=0)] = 20.0
+    durability: Durability = "power"
+    max_frame_bytes: Annotated[int, Meta(ge=4096, le=1 << 30)] = MAX_FRAME_BYTES
+
+
+class LimitSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Dollars a month and a day. Every limit is hard in this version; `hard` is accepted and may be said."""
+
+    month_usd: Usd | None = None
+    day_usd: Usd | None = None
+    hard: bool = True
+
+    def limit(self) -> Limit:
+        """In nano-dollars."""
+        return Limit(
+            month=None if self.month_usd is None else nano_from_usd(self.month_usd),
+            day=None if self.day_usd is None else nano_from_usd(self.day_usd),
+        )
+
+
+class LimitsSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[limits]`."""
+
+    month_usd: Usd | None = None
+    day_usd: Usd | None = None
+    users: dict[str, LimitSection] = field(default_factory=dict)
+    apps: dict[str, LimitSection] = field(default_factory=dict)
+    providers: dict[str, LimitSection] = field(default_factory=dict)
+
+    def limits(self) -> Limits:
+        """In nano-dollars."""
+        return Limits(
+            daemon=LimitSection(month_usd=self.month_usd, day_usd=self.day_usd).limit(),
+            users={name: section.limit() for name, section in self.users.items()},
+            apps={name: section.limit() for name, section in self.apps.items()},
+            providers={name: section.limit() for name, section in self.providers.items()},
+        )
+
+
+class ProviderSection(ProviderConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[providers.<name>]`."""
+
+    api_key: KeySource | None = None
+
+
+class RightsSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[rights]`."""
+
+    admin_uids: tuple[int, ...] = (0,)
+    use_group: str = "quorumd"
+    operate_group: str = "quorumd-operate"
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole file."""
+
+    daemon: DaemonSection = DaemonSection()
+    limits: LimitsSection = LimitsSection()
+    providers: dict[str, ProviderSection] = field(default_factory=dict)
+    models: dict[str, ModelConfig] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    rights: RightsSection = RightsSection()
+
+    def zone(self) -> tzinfo:
+        """The time zone of periods."""
+        return _zone(self.daemon.timezone or _machine_zone())
+
+
+def load(path: Path | None) -> Config:
+    """Reads and checks a config; None is the empty one. Raises ConfigRefused."""
+    if path is None:
+        return Config()
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigRefused(f"{path} can't be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from None
+    try:
+        return parse(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, ConfigRefused) as error:
+        raise ConfigRefused(f"{path}: {error}") from None
+
+
+def parse(tables: Mapping[str, Any]) -> Config:
+    """Checks what a file says. Raises ConfigRefused."""
+    try:
+        config = msgspec.convert(tables, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigRefused(_readable(str(error))) from None
+    for check in (_check_zone, _check_providers, _check_models, _check_aliases, _check_limits):
+        check(config)
+    return config
+
+
+def _readable(error: str) -> str:
+    """msgspec's message with the place in TOML's words: `$.providers[...]` tells no name, so keep the rest."""
+    return error.replace(" - at `$.", " - at `").replace("Object", "the section")
+
+
+def _check_zone(config: Config) -> None:
+    config.zone()
+
+
+def _check_providers(config: Config) -> None:
+    for name, provider in config.providers.items():
+        if not PROVIDER_NAME.match(name) or name == RESERVED_PROVIDER:
+            raise ConfigRefused(f"[providers.{name}]: a provider's name is made of a-z, 0-9, _ and -, and is not `client`")
+        if provider.base_url is not None:
+            _check_url(name, provider)
+
+
+def _check_url(name: str, provider: ProviderSection) -> None:
+    """A key never travels in the clear: http only to this machine, or where the config says `local = true`."""
+    parts = urlsplit(str(provider.base_url))
+    local = provider.local if provider.local is not None else provider.kind in {"ollama", "simulated"}
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ConfigRefused(f"[providers.{name}]: `base_url` is an http(s) address like https://api.openai.com/v1")
+    if local:
+        return
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        raise ConfigRefused(f"[providers.{name}]: `base_url` would send the key unencrypted; use https, or say `local = true`")
+    if _is_link_local(parts.hostname):
+        raise ConfigRefused(f"[providers.{name}]: `base_url` is a link-local address; say `local = true` if that is meant")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _is_link_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_link_local
+    except ValueError:
+        return False
+
+
+def _check_models(config: Config) -> None:
+    for name in config.models:
+        parts = split_model_id(name)
+        if parts is None:
+            raise ConfigRefused(f'[models."{name}"]: a model is named <provider>:<model>')
+        if config.providers and parts[0] not in config.providers:
+            raise ConfigRefused(f'[models."{name}"]: there is no [providers.{parts[0]}]')
+
+
+def _check_aliases(config: Config) -> None:
+    for alias, meant in config.aliases.items():
+        if alias in config.providers or alias in config.models:
+            raise ConfigRefused(f"[aliases]: `{alias}` hides a real name; choose another")
+        provider = meant.partition(":")[0]
+        if config.providers and provider not in config.providers:
+            raise ConfigRefused(f"[aliases]: `{alias}` stands for `{meant}`, but there is no [providers.{provider}]")
+
+
+def _check_limits(config: Config) -> None:
+    for name in config.limits.providers:
+        if config.providers and name not in config.providers:
+            raise ConfigRefused(f"[limits.providers]: there is no [providers.{name}]")
+
+
+def _zone(name: str) -> tzinfo:
+    if name == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ConfigRefused(f"[daemon]: there is no time zone `{name}` on this machine; name one like Europe/Berlin, or UTC") from None
+
+
+def _machine_zone() -> str:
+    """The name behind /etc/localtime; UTC if there is none."""
+    try:
+        name = str(Path("/etc/localtime").readlink()).partition("zoneinfo/")[2]
+    except OSError:
+        return "UTC"
+    return "UTC" if name in {"", "Etc/UTC", "Etc/UCT", "UCT", "Zulu", "Etc/Zulu"} else name

@@ -1,0 +1,364 @@
+"""One connection of a client: bytes to calls, results to bytes. Coalesced writes, merged items for a slow reader, one task a call."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, cast
+
+import structlog
+from msgspec import UNSET, Struct
+
+from daemon.peer import Peer
+from protocols.chat import Delta, Reasoning, ToolCallDelta
+from protocols.errors import (
+    BadRequest,
+    Busy,
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    ProtocolViolation,
+    QuorumError,
+    ShuttingDown,
+    TooLarge,
+)
+from protocols.rpc import PROTOCOL, Call, Cancel, Done, Fault, Hello, Item, Welcome
+from protocols.wire import Codec, JsonLines, codec_for
+
+MAX_CALLS = 1024
+"""Calls of one connection under way at once; the next one hears `busy`."""
+
+CALL_DEADLINE_S = 300.0
+MESSAGE_S = 30.0
+"""Seconds that a message may take from its first byte to its last."""
+
+STALLED_S = 30.0
+"""Seconds after which a client that reads nothing is cut."""
+
+UNSENT_BYTES = 262_144
+"""Bytes that wait for a reader before items are merged and its calls are no longer read."""
+
+HANGUP_POLL_S = 0.25
+"""Seconds between looks whether a peer that ended its input is gone altogether."""
+
+APP_LENGTH = 128
+
+log = structlog.get_logger("server")
+
+
+class Running:
+    """A call under way.
+
+    State: its task, and what ended it if something did.
+    """
+
+    __slots__ = ("id", "interrupted", "task", "timer")
+
+    def __init__(self, call_id: int) -> None:
+        self.id = call_id
+        self.interrupted: type[QuorumError] = QuorumError
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+    def interrupt(self, kind: type[QuorumError]) -> None:
+        """Cancels the call; the first reason stands."""
+        if self.interrupted is QuorumError:
+            self.interrupted = kind
+        if self.task is not None:
+            self.task.cancel()
+
+
+class Dispatch(Protocol):
+    """What a connection needs from the server."""
+
+    max_frame_bytes: int
+    version: str
+    draining: bool
+
+    def identify(self, connection: socket.socket) -> Peer:
+        """Who is there. Raises Forbidden."""
+        ...
+
+    def handle(self, connection: Connection, call: Call, running: Running) -> Awaitable[Any]:
+        """The result of a call. Raises QuorumError."""
+        ...
+
+    def opened(self, connection: Connection) -> None:
+        """A connection is there."""
+        ...
+
+    def closed(self, connection: Connection) -> None:
+        """A connection is gone."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    """A client.
+
+    State: how it speaks, who it is, its calls, what waits to be sent, and the timers that bound a slow client.
+    """
+
+    def __init__(self, server: Dispatch) -> None:
+        self._server = server
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._loop = asyncio.get_running_loop()
+        self._codec: Codec | None = None
+        self._out = bytearray()
+        self._unsent: dict[int, list[Struct]] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._paused = False
+        self.running: dict[int, Running] = {}
+        self.peer: Peer = cast("Peer", None)
+        self.app: str | None = None
+        self._refused: QuorumError | None = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.app} of {getattr(self.peer, 'account', '?')}, {len(self.running)} calls>"
+
+    # --- what the loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asks the kernel who it is; one that may not connect hears why."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=UNSENT_BYTES)
+        self._server.opened(self)
+        try:
+            self.peer = self._server.identify(transport.get_extra_info("socket"))
+        except QuorumError as refused:
+            self._refused = refused  # told when its first byte shows which way it speaks
+
+    def data_received(self, data: bytes) -> None:
+        """Takes messages in; the first that can't be read ends the connection."""
+        if self._codec is None:
+            self._codec = codec_for(data, self._server.max_frame_bytes)
+            if isinstance(self._codec, JsonLines):
+                self.app = "unknown"
+        if self._refused is not None:
+            self._end(self._refused)
+            return
+        try:
+            for message in self._codec.feed(data):
+                self._take(message)
+        except (ProtocolViolation, TooLarge) as broken:
+            self._end(broken)
+        except Exception:
+            log.exception("connection_failed", app=self.app)
+            self._end(Internal("the daemon failed on this message; the log has the details"))
+        else:
+            self._bound_message()
+
+    def eof_received(self) -> bool:
+        """The end of input alone is no hang-up: what runs is answered first."""
+        if self._gone() or not self.running:
+            return False
+        self._watch_for_hangup()
+        return True
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """A hang-up cancels whatever runs."""
+        for running in list(self.running.values()):
+            running.interrupt(Cancelled)
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._server.closed(self)
+
+    def pause_writing(self) -> None:
+        """The reader is slow: from now on its items are merged, and no further calls of its are read."""
+        self._paused = True
+        self._transport.pause_reading()
+        self._later("stalled", STALLED_S, self._cut_if_stalled, self._transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """The reader caught up."""
+        self._paused = False
+        self._stop("stalled")
+        waiting, self._unsent = self._unsent, {}
+        for call_id, messages in waiting.items():
+            for message in messages:
+                self._write(message if isinstance(message, Done | Fault) else Item(call_id, message))
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    # --- messages in
+
+    def _take(self, message: Hello | Call | Cancel | BadRequest) -> None:
+        match message:
+            case Call():
+                self._begin(message)
+            case Cancel():
+                running = self.running.get(message.id)
+                if running is not None:
+                    running.interrupt(Cancelled)
+            case Hello():
+                self._greet(message)
+            case BadRequest():
+                self._write(_fault(message, message.detail.pop("id")))
+
+    def _greet(self, hello: Hello) -> None:
+        if hello.protocol != PROTOCOL:
+            raise ProtocolViolation(f"this daemon speaks protocol {PROTOCOL}, the client {hello.protocol}; update the older one")
+        if not hello.app or len(hello.app) > APP_LENGTH or not hello.app.isprintable():
+            raise ProtocolViolation(f"`app` is a name of 1 to {APP_LENGTH} printable characters")
+        self.app = hello.app
+        rights: list[str] = [right for right in ("observe", "use", "operate", "admin") if right in self.peer.rights]
+        self._write(Welcome(PROTOCOL, self._server.version, self.peer.account, rights, self._server.max_frame_bytes))
+
+    def _begin(self, call: Call) -> None:
+        if self.app is None:
+            raise ProtocolViolation("say hello before the first call")
+        refused = self._refusal(call)
+        if refused is not None:
+            self._write(_fault(refused, call.id))
+            return
+        running = self.running[call.id] = Running(call.id)
+        seconds = CALL_DEADLINE_S if call.deadline_s is None else call.deadline_s
+        running.timer = self._loop.call_later(seconds, running.interrupt, DeadlineExceeded)
+        running.task = self._loop.create_task(self._run(call, running))
+
+    def _refusal(self, call: Call) -> QuorumError | None:
+        if call.id in self.running:
+            return BadRequest(f"a call with id {call.id} is under way on this connection; give each its own")
+        if call.deadline_s is not None and not 0 < call.deadline_s < float("inf"):
+            return BadRequest("`deadline_s` is a number of seconds above 0")
+        if len(self.running) >= MAX_CALLS:
+            return Busy(f"{MAX_CALLS} calls of this connection are under way; wait for one to end", retry_after_s=1.0)
+        if self._server.draining:
+            return ShuttingDown("the daemon is shutting down and takes no new calls", retry_after_s=1.0)
+        return None
+
+    async def _run(self, call: Call, running: Running) -> None:
+        answer: Done | Fault
+        try:
+            answer = Done(call.id, await self._server.handle(self, call, running))
+        except QuorumError as error:
+            answer = _fault(error, call.id)
+        except asyncio.CancelledError:
+            answer = _fault(running.interrupted("the call was ended before it could answer"), call.id)
+        except Exception:
+            log.exception("call_failed", method=call.method, app=self.app)
+            answer = _fault(Internal("the daemon failed on this call; the log has the details"), call.id)
+        if running.timer is not None:
+            running.timer.cancel()
+        del self.running[call.id]
+        self._write(answer)
+        if "hangup" in self._timers and not self.running:
+            self._close_when_sent()
+
+    # --- messages out
+
+    def emit(self, call_id: int, value: Struct) -> None:
+        """Sends an item, or merges it while the reader is slow."""
+        if self._paused:
+            _merge(self._unsent.setdefault(call_id, []), value)
+        else:
+            self._write(Item(call_id, value))
+
+    def _write(self, message: Struct) -> None:
+        if self._transport.is_closing() or self._codec is None:
+            return
+        if self._paused and isinstance(message, Done | Fault) and message.id is not UNSET:
+            self._unsent.setdefault(message.id, []).append(message)
+            return
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._codec.append(self._out, message)
+
+    def _flush(self) -> None:
+        if self._out and not self._transport.is_closing():
+            data, self._out = bytes(self._out), bytearray()
+            self._transport.write(data)
+
+    # --- the end
+
+    @property
+    def codec(self) -> Codec | None:
+        """How it speaks, once its first byte is there."""
+        return self._codec
+
+    def abort(self) -> None:
+        """Closes at once."""
+        self._transport.abort()
+
+    def close(self) -> None:
+        """Sends what waits and closes."""
+        self._flush()
+        self._transport.close()
+
+    def _end(self, error: QuorumError) -> None:
+        """One fault without id, then the connection closes; nobody else notices."""
+        for running in list(self.running.values()):
+            running.interrupt(Cancelled)
+        self._write(_fault(error, None))
+        self.close()
+
+    def _close_when_sent(self) -> None:
+        self._stop("hangup")
+        if not self._unsent:
+            self.close()
+        else:
+            self._later("hangup", HANGUP_POLL_S, self._close_when_sent)
+
+    def _bound_message(self) -> None:
+        if self._codec is not None and self._codec.unfinished:
+            if "message" not in self._timers:
+                late = ProtocolViolation(f"a message took longer than {MESSAGE_S:.0f} s to arrive")
+                self._later("message", MESSAGE_S, self._end, late)
+        elif "message" in self._timers:
+            self._stop("message")
+
+    def _cut_if_stalled(self, before: int) -> None:
+        now = self._transport.get_write_buffer_size()
+        if now >= before:
+            log.warning("stalled_client_cut", app=self.app, unsent_bytes=now)
+            self._transport.abort()
+        else:
+            self._later("stalled", STALLED_S, self._cut_if_stalled, now)
+
+    def _watch_for_hangup(self) -> None:
+        """After the end of input the loop looks no more; a full close must still be seen while calls run."""
+        if self._gone():
+            self._transport.abort()
+        else:
+            self._later("hangup", HANGUP_POLL_S, self._watch_for_hangup)
+
+    def _gone(self) -> bool:
+        """Whether the peer closed both ways: on a Unix socket that is POLLHUP, the end of input alone is not."""
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), 0)
+        return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
+
+    def _later(self, name: str, seconds: float, act: Callable[..., None], *args: Any) -> None:
+        self._stop(name)
+        self._timers[name] = self._loop.call_later(seconds, act, *args)
+
+    def _stop(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+
+def _merge(waiting: list[Struct], value: Struct) -> None:
+    """Pieces of the same kind become one, so that what waits is bounded by the answer."""
+    last = waiting[-1] if waiting else None
+    match last, value:
+        case Delta(), Delta():
+            last.text += value.text
+        case Reasoning(), Reasoning():
+            last.text += value.text
+        case ToolCallDelta(), ToolCallDelta() if last.index == value.index:
+            last.arguments += value.arguments
+        case _:
+            waiting.append(value)
+
+
+def _fault(error: QuorumError, call_id: int | None) -> Fault:
+    return Fault(
+        error.code,
+        error.message,
+        id=UNSET if call_id is None else call_id,
+        detail=error.detail or UNSET,
+        retry_after_s=UNSET if error.retry_after_s is None else error.retry_after_s,
+    )

@@ -1,0 +1,167 @@
+"""`chat`: one completion, streamed as it comes."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from daemon.ctl.command import OK, Command, UsageError
+from daemon.ctl.output import count, milliseconds, money, print_json, safe, say
+from protocols.errors import OverrideRequired
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Callable
+
+    from daemon.ctl.command import Connect
+    from protocols.chat import ChatAnswer
+    from protocols.client import BlockingClient
+
+PARAMS = {
+    "model": "model",
+    "provider": "provider",
+    "hint": "hint",
+    "user": "user",
+    "task": "task_type",
+    "tier": "quality_tier",
+    "max_tokens": "max_tokens",
+}
+"""Options and the params they become; only those given are sent."""
+
+SIMULATED = "simulated: no model was asked, this answer is made up"
+
+
+def question_options(parser: ArgumentParser) -> None:
+    """The options of a question, for `chat` and `explain`."""
+    parser.add_argument("-m", "--model", metavar="MODEL", help="the model, such as openai:gpt-4o-mini")
+    parser.add_argument("--provider", metavar="P", help="the provider; its model is then yours or its first")
+    parser.add_argument("--hint", metavar="H", help="a language and a provider, such as en-claude")
+    parser.add_argument("--user", metavar="U", help="on behalf of this user")
+    parser.add_argument("--task", metavar="T", help="the kind of task, such as theme_analysis")
+    parser.add_argument("--tier", choices=("budget", "balanced", "premium"), help="how good it must be")
+    parser.add_argument("--max-tokens", metavar="N", type=int, help="the longest answer, in tokens")
+    parser.add_argument("--system", metavar="S", help="a system message before the prompt")
+    parser.add_argument("prompt", metavar="PROMPT", nargs="*", help="the prompt; without one, or with `-`, from stdin")
+
+
+def question(arguments: Namespace) -> tuple[list[Any], dict[str, Any]]:
+    """The messages of a question, and its other params. Raises UsageError when there is none."""
+    prompt = " ".join(arguments.prompt)
+    if prompt in ("", "-"):
+        prompt = _from_stdin()
+    if not prompt.strip():
+        raise UsageError('the prompt is empty; give it as arguments, `daemonctl chat "Say hello"`, or on stdin')
+    prompt.encode()  # raises UnicodeError for bytes that are not UTF-8
+    messages = [{"role": "user", "content": prompt}]
+    if arguments.system:
+        messages.insert(0, {"role": "system", "content": arguments.system})
+    given = {param: getattr(arguments, option) for option, param in PARAMS.items()}
+    return messages, {param: value for param, value in given.items() if value is not None}
+
+
+def chat_options(parser: ArgumentParser) -> None:
+    """The options of `chat`."""
+    question_options(parser)
+    parser.add_argument("--no-stream", action="store_true", help="print the answer when it is whole")
+    parser.add_argument("--yes", action="store_true", help="run it even if your budget is used up")
+
+
+def run(arguments: Namespace, connect: Connect) -> int:
+    """Asks and prints; a budget that is used up is confirmed first, on a terminal or with `--yes`."""
+    messages, wishes = question(arguments)
+    show = _show_json if arguments.json else _show_whole if arguments.no_stream else _show_pieces
+    with connect() as quorum:
+        _confirmed(arguments, lambda **token: show(quorum, messages, {**wishes, **token}))
+    return OK
+
+
+def _from_stdin() -> str:
+    if sys.stdin.isatty():
+        say("Type the prompt, then Ctrl-D on a line of its own.", dim=True)
+    return sys.stdin.read()
+
+
+def _confirmed(arguments: Namespace, ask: Callable[..., None]) -> None:
+    """Asks; once more with the one-time token if the user confirms. Raises OverrideRequired if not."""
+    try:
+        ask()
+    except OverrideRequired as fault:
+        if not arguments.yes and not _agrees(arguments, fault):
+            raise
+        ask(override_token=fault.detail["override_token"])
+
+
+def _agrees(arguments: Namespace, fault: OverrideRequired) -> bool:
+    if arguments.json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    detail = fault.detail
+    say(fault.message)
+    say(f"{detail['percent_used']:g} % is used; this call costs at most {money(detail['estimated_nano_usd'])}.")
+    if detail["alternative"]:
+        say(f"Free instead: daemonctl chat -m {detail['alternative']} …")
+    say("Run it all the same? [y/N]")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _show_json(quorum: BlockingClient, messages: list[Any], wishes: dict[str, Any]) -> None:
+    answer = quorum.call("chat", messages=messages, **wishes)
+    print_json(answer)
+    if answer["simulated"]:
+        say(SIMULATED)
+
+
+def _show_whole(quorum: BlockingClient, messages: list[Any], wishes: dict[str, Any]) -> None:
+    answer = quorum.chat(messages, **wishes)
+    _write(answer.text)
+    _finish(answer, answer.text)
+
+
+def _show_pieces(quorum: BlockingClient, messages: list[Any], wishes: dict[str, Any]) -> None:
+    from protocols.chat import Delta  # noqa: PLC0415  msgspec's 20 ms are not for `--help`
+
+    pieces = quorum.stream(messages, **wishes)
+    text = ""
+    for piece in pieces:
+        match piece:
+            case Delta(text=text):
+                _write(text)
+    _finish(pieces.answer, text)
+
+
+def _write(text: str) -> None:
+    """On a terminal without what would command it; into a pipe or file as the model wrote it."""
+    sys.stdout.write(safe(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def _finish(answer: ChatAnswer, text: str) -> None:
+    """Ends the last line, and says on stderr how the answer came about."""
+    if not text.endswith("\n"):
+        _write("\n")
+    for warning in answer.warnings:
+        say(f"daemonctl: {warning.message}")
+    if answer.simulated:
+        say(SIMULATED)
+    if sys.stderr.isatty():
+        say(_how(answer), dim=True)
+
+
+def _how(answer: ChatAnswer) -> str:
+    usage = answer.usage
+    tokens = f"{count(usage.prompt_tokens)} + {count(usage.response_tokens)} tokens"
+    simulated = "simulated · " if answer.simulated else ""
+    cost, latency = money(answer.cost_nano_usd), milliseconds(answer.latency_ms)
+    return f"{simulated}{answer.model_used} · {tokens} · {cost} · {latency}"
+
+
+CHAT = Command(
+    "chat",
+    "Asks a model; the answer is printed as it comes.",
+    run,
+    chat_options,
+    (
+        'chat "Say hello"',
+        "chat -m ollama:llama3.2 --max-tokens 200 Tell me a story",
+        "chat --system 'Answer in French' < question.txt",
+    ),
+)

@@ -1,0 +1,153 @@
+"""What is shown: JSON, text that is safe for a terminal, and tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from daemon.ctl.command import OK
+from protocols.money import usd_text
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable, Mapping, Sequence
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+
+
+def result(arguments: Namespace, value: Any, show: Callable[[Any], None]) -> int:
+    """Prints what the daemon answered: as JSON if asked for, else as `show` does."""
+    if arguments.json:
+        print_json(value)
+    else:
+        show(value)
+    return OK
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on a line; on a terminal on several. In ASCII, so that no control character gets through."""
+    put(json.dumps(value, indent=2 if sys.stdout.isatty() else None))
+
+
+def safe(text: str) -> str:
+    """Text without control characters except new lines and tabs: what a model writes must not command the terminal."""
+    return _CONTROL.sub("", text)
+
+
+def put(text: str = "", *, at_once: bool = False) -> None:
+    """A line on stdout."""
+    print(safe(text), flush=at_once)  # noqa: T201  the one place that prints results
+
+
+def say(text: str, *, dim: bool = False) -> None:
+    """A line on stderr."""
+    text = safe(text)
+    if dim and sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+        text = f"\x1b[2m{text}\x1b[0m"
+    print(text, file=sys.stderr, flush=True)  # noqa: T201  and the one that prints what is said beside them
+
+
+def plain(value: Any) -> str:
+    """A value in a cell."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(map(str, value))
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)
+
+
+def money(nano: int | None) -> str:
+    """An amount in dollars."""
+    return "unknown" if nano is None else usd_text(nano)
+
+
+def limit(nano: int | None) -> str:
+    """A limit in dollars."""
+    return "none" if nano is None else usd_text(nano)
+
+
+def count(number: int | None) -> str:
+    """A number with thousands apart."""
+    return "-" if number is None else f"{number:,}"
+
+
+def milliseconds(value: float | None) -> str:
+    """A latency."""
+    return "-" if value is None else f"{value:,.0f} ms"
+
+
+def moment(text: str | None) -> str:
+    """An RFC 3339 time without its fraction of a second."""
+    return "-" if text is None else re.sub(r"\.\d+", "", text)
+
+
+def duration(seconds: float) -> str:
+    """A duration in its two largest units."""
+    whole = int(seconds)
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
+    if whole < _DAY:
+        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
+    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
+
+
+class Column(NamedTuple):
+    """A column of a table: its title, the key of its value in a row, and how that is written."""
+
+    title: str
+    key: str
+    write: Callable[[Any], str] = plain
+    right: bool = False
+
+
+def table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], nothing: str) -> None:
+    """Prints rows in columns, or the sentence `nothing` when there are none."""
+    if not rows:
+        put(nothing)
+        return
+    cells = [[_cell(column, row) for column in columns] for row in rows]
+    if sys.stdout.isatty():
+        _print_rich(columns, cells)
+    else:
+        _print_plain(columns, cells)
+
+
+def _cell(column: Column, row: Mapping[str, Any]) -> str:
+    return " ".join(safe(column.write(row.get(column.key))).split())
+
+
+def _print_plain(columns: Sequence[Column], cells: list[list[str]]) -> None:
+    """Aligned and never cut: whoever reads it is a program or has a pager."""
+    lines = [[column.title for column in columns], *cells]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        padded = (
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for column, cell, width in zip(columns, line, widths, strict=True)
+        )
+        put("  ".join(padded).rstrip())
+
+
+def _print_rich(columns: Sequence[Column], cells: list[list[str]]) -> None:
+    from rich.console import Console  # noqa: PLC0415  50 ms that only a table on a terminal is worth
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        shown.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+    for line in cells:
+        shown.add_row(*map(Text, line))  # Text: a `[red]` in a cell is no markup
+    Console().print(shown)

@@ -1,0 +1,76 @@
+"""`usage`: the history, a row an attempt."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from daemon.ctl.command import Command
+from daemon.ctl.output import Column, count, milliseconds, moment, money, result, table
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from daemon.ctl.command import Connect
+
+COLUMNS = (
+    Column("TIME", "created_at", moment),
+    Column("USER", "user"),
+    Column("APP", "app"),
+    Column("MODEL", "model"),
+    Column("PROMPT", "prompt_tokens", count, right=True),
+    Column("RESPONSE", "response_tokens", count, right=True),
+    Column("COST", "cost_nano_usd", money, right=True),
+    Column("LATENCY", "latency_ms", milliseconds, right=True),
+    Column("STATUS", "status"),
+    Column("REASON", "reason"),
+    Column("ID", "usage_id"),
+)
+CSV = (
+    *("usage_id", "call_id", "created_at", "user", "app", "conversation", "model", "endpoint", "task_type"),
+    *("prompt_tokens", "cached_tokens", "response_tokens", "reasoning_tokens", "token_source"),
+    *("cost_nano_usd", "cost_source", "price_version", "latency_ms", "first_token_ms", "status", "reason"),
+)
+FILTERS = ("last", "before", "since", "until", "user", "app", "model", "task", "conversation")
+
+
+def options(parser: ArgumentParser) -> None:
+    """Which rows, and in which form."""
+    parser.add_argument("--last", metavar="N", type=int, help="so many rows at most (100)")
+    parser.add_argument("--before", metavar="ID", help="only rows older than this one: the next page")
+    parser.add_argument("--since", metavar="TIME", help="only from this time on, such as 2026-01-31T00:00:00Z")
+    parser.add_argument("--until", metavar="TIME", help="only up to this time")
+    parser.add_argument("--user", metavar="U", help="only this user's")
+    parser.add_argument("--app", metavar="A", help="only this app's")
+    parser.add_argument("--model", metavar="M", help="only of this model")
+    parser.add_argument("--task", metavar="T", help="only of this task type")
+    parser.add_argument("--conversation", metavar="C", help="only of this conversation")
+    parser.add_argument("--csv", action="store_true", help="print every field as CSV, money in nano-dollars")
+
+
+def run(arguments: Namespace, connect: Connect) -> int:
+    """Lists the newest attempts."""
+    asked = {key: getattr(arguments, key) for key in FILTERS if getattr(arguments, key) is not None}
+    with connect() as quorum:
+        return result(arguments, quorum.call("usage", **asked), _show_csv if arguments.csv else _show)
+
+
+def _show(answer: Any) -> None:
+    table(COLUMNS, answer["rows"], "no calls yet")
+
+
+def _show_csv(answer: Any) -> None:
+    from csv import DictWriter  # noqa: PLC0415  only here
+
+    writer = DictWriter(sys.stdout, CSV, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(answer["rows"])
+
+
+USAGE_ROWS = Command(
+    "usage",
+    "Lists the attempts, newest first: who called what, and what it cost.",
+    run,
+    options,
+    ("usage --last 20", "usage --since 2026-01-01T00:00:00Z --csv > january.csv"),
+)

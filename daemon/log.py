@@ -1,0 +1,102 @@
+"""Structured logs on stderr: JSON for the journal or a file, coloured text for a terminal. A failing log stops nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from typing import Any, TextIO
+
+import msgspec
+import structlog
+from structlog.tracebacks import ExceptionDictTransformer
+
+from daemon import systemd
+
+
+class Lines:
+    """Writes lines, those of one turn of the loop together.
+
+    State: the bytes of this turn, and how many lines were lost because stderr could not be written.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._waiting = bytearray()
+        self.lost = 0
+
+    def msg(self, line: bytes) -> None:
+        """Adds a line; structlog's name for it."""
+        if not self._waiting:
+            try:
+                asyncio.get_running_loop().call_soon(self.flush)
+            except RuntimeError:
+                self._waiting += line + b"\n"
+                self.flush()
+                return
+        self._waiting += line + b"\n"
+
+    debug = info = warning = error = critical = exception = log = fatal = failure = err = warn = msg
+
+    def flush(self) -> None:
+        """Writes what waits; a full disk or a closed pipe loses lines, not calls."""
+        data, self._waiting = self._waiting, bytearray()
+        try:
+            self._stream.buffer.write(data)
+            self._stream.flush()
+        except (OSError, ValueError):
+            self.lost += data.count(b"\n")
+
+
+class _Stamp:
+    """Adds the time in UTC; the seconds' text is made once a second."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def __call__(self, _: Any, level: str, event: Any) -> Any:
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+        event["at"] = f"{self._text}{int(now % 1 * 1000):03d}Z"
+        event["level"] = level
+        return event
+
+
+class _FromStdlib(logging.Handler):
+    """Lines of libraries, in the same form; their arguments are left out where they may quote a URL or a header."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger(record.name).log(record.levelno, "library", text=record.getMessage()[:500])
+
+
+def configure(stream: TextIO | None = None) -> Lines:
+    """Sets up logging for the process and returns the writer, to be flushed at the end."""
+    out = stream or sys.stderr
+    lines = Lines(out)
+    as_json = systemd.under_journal() or not out.isatty()
+    structlog.configure(
+        cache_logger_on_first_use=True,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=lambda *_: lines,
+        processors=[_Stamp(), *(_json_processors() if as_json else _text_processors())],
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [_FromStdlib(logging.WARNING)]
+    return lines
+
+
+def _json_processors() -> list[Any]:
+    encode = msgspec.json.Encoder(enc_hook=repr).encode
+    exceptions = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
+    return [exceptions, lambda _, __, event: encode(event)]
+
+
+def _text_processors() -> list[Any]:
+    console = structlog.dev.ConsoleRenderer(
+        timestamp_key="at", exception_formatter=structlog.dev.plain_traceback, colors=True
+    )
+    return [lambda logger, level, event: str(console(logger, level, event)).encode()]

@@ -1,0 +1,36 @@
+"""The methods, as a written list: one is a params struct in protocols, a handler in a file by its noun, and a line here."""
+
+from __future__ import annotations
+
+from daemon.methods import chat, ledger, providers, sessions, settings, status, usage
+from daemon.methods.method import Caller, Method
+from protocols.chat import Chat, Explain
+from protocols.provider import Models, Providers
+from protocols.rpc import Ping
+from protocols.session import Sessions
+from protocols.settings import SettingsGet, SettingsSet, SettingsShow, SettingsUnset
+from protocols.status import Status
+from protocols.usage import Holds, LedgerVerify, SpendQuery, UsageQuery
+
+METHODS: dict[str, Method] = {
+    method.params.method: method
+    for method in (
+        Method(Ping, status.ping),
+        Method(Status, status.status),
+        Method(Chat, chat.chat),
+        Method(Explain, chat.explain),
+        Method(Models, providers.models),
+        Method(Providers, providers.providers),
+        Method(Sessions, sessions.sessions),
+        Method(SpendQuery, usage.spend),
+        Method(UsageQuery, usage.usage),
+        Method(Holds, ledger.holds),
+        Method(LedgerVerify, ledger.verify),
+        Method(SettingsShow, settings.show),
+        Method(SettingsGet, settings.get),
+        Method(SettingsSet, settings.set_value),
+        Method(SettingsUnset, settings.unset),
+    )
+}
+
+__all__ = ["METHODS", "Caller", "Method"]

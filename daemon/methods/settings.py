@@ -1,0 +1,69 @@
+"""`settings.*`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET
+
+from actors.settings import DAEMON_FIELDS, check_key
+from daemon.methods.method import Caller
+from daemon.world import World
+from protocols.errors import BadRequest
+from protocols.settings import (
+    DAEMON,
+    EVERYBODY,
+    ChangeSetting,
+    ReadSettings,
+    SettingList,
+    SettingRow,
+    SettingsGet,
+    SettingsSet,
+    SettingsShow,
+    SettingsUnset,
+)
+
+
+async def show(world: World, caller: Caller, params: SettingsShow) -> SettingList:
+    """Every setting as it holds for the user."""
+    return SettingList(await world.settings.call(ReadSettings(_reader(caller, params.user))))
+
+
+async def get(world: World, caller: Caller, params: SettingsGet) -> SettingRow:
+    """One setting."""
+    check_key(params.key)
+    rows = await world.settings.call(ReadSettings(_reader(caller, params.user)))
+    return next(row for row in rows if row.key == params.key)
+
+
+async def set_value(world: World, caller: Caller, params: SettingsSet) -> SettingRow:
+    """Sets one; the answer shows what holds now."""
+    return await _change(world, caller, params.key, params.value, params.user)
+
+
+async def unset(world: World, caller: Caller, params: SettingsUnset) -> SettingRow:
+    """Takes one back."""
+    return await _change(world, caller, params.key, UNSET, params.user)
+
+
+async def _change(world: World, caller: Caller, key: str, value: Any, user: str | None) -> SettingRow:
+    owner = _owner(caller, key, user)
+    return await world.settings.call(ChangeSetting(key, value, owner, caller.peer.uid, caller.peer.account, caller.app))
+
+
+def _reader(caller: Caller, user: str | None) -> str:
+    return EVERYBODY if user == EVERYBODY else caller.peer.user(user)
+
+
+def _owner(caller: Caller, key: str, user: str | None) -> str:
+    """Whose value is changed: the daemon's and everybody's need `admin`."""
+    check_key(key)
+    if key in DAEMON_FIELDS:
+        if user not in {None, EVERYBODY}:
+            raise BadRequest(f"`{key}` is a setting of the daemon, not of a user; leave `user` out")
+        caller.peer.needs("admin", f"changing `{key}`")
+        return DAEMON
+    if user == EVERYBODY:
+        caller.peer.needs("admin", f"changing everybody's `{key}`")
+        return EVERYBODY
+    return caller.peer.user(user)

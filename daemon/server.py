@@ -1,0 +1,116 @@
+"""The socket server: connections in, calls to their methods."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from typing import Any, cast
+
+import structlog
+
+from daemon import __version__
+from daemon.config import RightsSection
+from daemon.connection import Connection, Running
+from daemon.methods import METHODS, Caller
+from daemon.peer import Peer, peer_of
+from daemon.world import World
+from protocols.errors import BadRequest, QuorumError, ShuttingDown, UnknownMethod
+from protocols.rpc import Call
+from protocols.wire import Codec
+
+MAX_CONNECTIONS = 20_000
+BACKLOG = 4096
+
+log = structlog.get_logger("server")
+
+
+class Server:
+    """Connections and what runs on them.
+
+    State: the open connections, and whether it is draining.
+    """
+
+    version = __version__
+
+    def __init__(self, world: World, rights: RightsSection, max_frame_bytes: int) -> None:
+        self._world = world
+        self._rights = rights
+        self.max_frame_bytes = max_frame_bytes
+        self.draining = False
+        self.connections: set[Connection] = set()
+        self._listeners: list[asyncio.AbstractServer] = []
+
+    async def listen(self, sockets: Sequence[socket.socket]) -> None:
+        """Accepts on these sockets from now on."""
+        loop = asyncio.get_running_loop()
+        for one in sockets:
+            self._listeners.append(await loop.create_unix_server(lambda: Connection(self), sock=one, backlog=BACKLOG))
+
+    def identify(self, connection: socket.socket) -> Peer:
+        """Who is at the other end. Raises Forbidden, Busy."""
+        return peer_of(connection, self._rights)
+
+    def opened(self, connection: Connection) -> None:
+        """A connection is there."""
+        self.connections.add(connection)
+        self._world.counts.connections = len(self.connections)
+        if len(self.connections) > MAX_CONNECTIONS:
+            log.warning("too_many_connections", limit=MAX_CONNECTIONS)
+            connection.abort()
+
+    def closed(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self.connections.discard(connection)
+        self._world.counts.connections = len(self.connections)
+
+    async def handle(self, connection: Connection, call: Call, running: Running) -> Any:
+        """Finds the method, checks the right, reads the params, and runs the handler."""
+        method = METHODS.get(call.method)
+        if method is None:
+            raise _unknown(call.method)
+        params = cast("Codec", connection.codec).params(method.params, call.params)
+        connection.peer.needs(method.params.right, f"`{call.method}`")
+        counts = self._world.counts
+        counts.calls += 1
+        try:
+            return await method.handler(self._world, Caller(connection, running), params)
+        finally:
+            counts.calls -= 1
+
+    async def drain(self, seconds: float) -> None:
+        """Stops accepting, lets calls finish for `seconds`, then cancels them; each settles before its connection closes."""
+        self.draining = True
+        for listener in self._listeners:
+            listener.close()
+        tasks = self._tasks()
+        if tasks and seconds > 0:
+            log.info("draining", calls=len(tasks), drain_s=seconds)
+            await asyncio.wait(tasks, timeout=seconds)
+        for connection in self.connections:
+            for running in list(connection.running.values()):
+                running.interrupt(ShuttingDown)
+        tasks = self._tasks()
+        if tasks:
+            await asyncio.wait(tasks)
+        for connection in list(self.connections):
+            connection.close()
+
+    def cancel_now(self) -> None:
+        """Ends what runs without waiting any longer; it still settles."""
+        for connection in self.connections:
+            for running in list(connection.running.values()):
+                running.interrupt(ShuttingDown)
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [r.task for c in self.connections for r in c.running.values() if r.task is not None]
+
+
+def _unknown(name: str) -> QuorumError:
+    import difflib
+
+    if not name:
+        return BadRequest("`method` is empty")
+    near = difflib.get_close_matches(name, METHODS, n=1)
+    hint = f"; did you mean `{near[0]}`?" if near else f"; there are: {', '.join(sorted(METHODS))}"
+    return UnknownMethod(f"there is no method `{name[:100]}`{hint}")

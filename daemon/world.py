@@ -1,0 +1,45 @@
+"""What handlers reach: the refs of the actors and what is fixed since the start."""
+
+from __future__ import annotations
+
+from datetime import tzinfo
+
+from msgspec import Struct
+
+from actors.base import Ref
+from actors.budget import BudgetActor
+from actors.clock import Clock
+from actors.completion import Completions
+from actors.ledger import Ledger
+from actors.pool import ProviderPool
+from actors.rules.catalogue import Catalogue
+from actors.session import Sessions
+from actors.settings import SettingsActor
+from actors.store.sqlite import Store
+from actors.supervise import Supervisor
+
+
+class Counts(Struct):
+    """What the server counts for `status`."""
+
+    connections: int = 0
+    calls: int = 0
+
+
+class World(Struct):
+    """Everything a handler may need; built once by `daemon.app`."""
+
+    settings: Ref[SettingsActor]
+    ledger: Ref[Ledger]
+    budget: Ref[BudgetActor]
+    pool: Ref[ProviderPool]
+    sessions: Ref[Sessions]
+    completions: Completions
+    catalogue: Catalogue
+    supervisor: Supervisor
+    store: Store
+    clock: Clock
+    zone: tzinfo
+    started_us: int
+    notes: list[str]
+    counts: Counts

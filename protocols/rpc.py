@@ -1,0 +1,103 @@
+"""The messages of the wire: hello, call, cancel from a client; welcome, item, done, fault from the daemon."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+PROTOCOL = 1
+MAX_FRAME_BYTES = 8_388_608
+
+Right = Literal["observe", "use", "operate", "admin"]
+
+
+class Hello(Struct, tag_field="t", tag="hello", forbid_unknown_fields=True):
+    """The first message of a client. `app` is a label for reports."""
+
+    protocol: int
+    app: str = "unknown"
+
+
+class Call(Struct, tag_field="t", tag="call", forbid_unknown_fields=True):
+    """One call; `params` are decoded when the method is known. `deadline_s` counts from when the daemon reads it."""
+
+    id: int
+    method: str
+    params: Raw = Raw(b"")
+    deadline_s: float | None = None
+
+
+class Cancel(Struct, tag_field="t", tag="cancel", forbid_unknown_fields=True):
+    """Ends a call of this connection; the call is answered with a fault `cancelled`, or with what it had finished."""
+
+    id: int
+
+
+ClientMessage = Hello | Call | Cancel
+
+
+class Welcome(Struct, tag_field="t", tag="welcome"):
+    """The answer to hello: who the kernel says the peer is, and what it may do."""
+
+    protocol: int
+    version: str
+    user: str
+    rights: list[str]
+    max_frame_bytes: int
+
+
+class Item(Struct, tag_field="t", tag="item"):
+    """A piece of a call's stream."""
+
+    id: int
+    value: Any
+
+
+class Done(Struct, tag_field="t", tag="done"):
+    """A call's result; nothing follows for this id."""
+
+    id: int
+    value: Any
+
+
+class Fault(Struct, tag_field="t", tag="fault", omit_defaults=True):
+    """A call failed, or without `id` the connection did."""
+
+    code: str
+    message: str
+    id: int | UnsetType = UNSET
+    detail: dict[str, Any] | UnsetType = UNSET
+    retry_after_s: float | UnsetType = UNSET
+
+
+class DoneRaw(Struct, tag_field="t", tag="done"):
+    """`Done` as a client reads it, the value not yet decoded."""
+
+    id: int
+    value: Raw
+
+
+class ItemRaw(Struct, tag_field="t", tag="item"):
+    """`Item` as a client reads it, the value not yet decoded."""
+
+    id: int
+    value: Raw
+
+
+DaemonMessage = Welcome | ItemRaw | DoneRaw | Fault
+"""What a client decodes; unknown fields of a newer daemon are tolerated."""
+
+
+class Params(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """The params of a method: the struct declares the method's name and the right that it needs."""
+
+    method: ClassVar[str]
+    right: ClassVar[Right]
+
+
+class Ping(Params):
+    """Is the daemon there?"""
+
+    method: ClassVar[str] = "ping"
+    right: ClassVar[Right] = "observe"

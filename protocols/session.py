@@ -1,0 +1,75 @@
+"""A user's live context, and what is asked of it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from msgspec import Struct
+
+from protocols.request import Request
+from protocols.rpc import Params, Right
+
+
+class Preferences(Struct, frozen=True):
+    """What a call of this user goes by, as of now."""
+
+    user: str
+    default_max_tokens: int
+    default_model: str | None
+
+
+class SessionRow(Struct):
+    """A row of `sessions`."""
+
+    user: str
+    app: str
+    opened_at: str
+    idle_s: float
+    calls: int
+    cost_nano_usd: int
+
+
+class Prefer(Request[Preferences], frozen=True):
+    """Session: the preferences for a call that begins; counts it."""
+
+    app: str
+
+
+class OpenSession(Request[Any], frozen=True):
+    """Sessions: the ref of this user's session, opened if need be."""
+
+    user: str
+    app: str
+
+
+class CloseSession(Request[None], frozen=True):
+    """Sessions: forget a user's session."""
+
+    user: str
+
+
+class Spent(Request[None], frozen=True):
+    """Session: a call ended and cost this many nano-dollars."""
+
+    cost_nano_usd: int
+
+
+class ListSessions(Request[list[SessionRow]], frozen=True):
+    """Sessions: the rows of all of them."""
+
+
+class Describe(Request[SessionRow], frozen=True):
+    """Session: its row for the list."""
+
+
+class Sessions(Params):
+    """Lists the sessions that are live in memory."""
+
+    method: ClassVar[str] = "sessions"
+    right: ClassVar[Right] = "observe"
+
+
+class SessionList(Struct):
+    """Result of `sessions`."""
+
+    sessions: list[SessionRow]

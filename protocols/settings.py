@@ -1,0 +1,163 @@
+"""Settings: one field a setting. Type, bounds, default and description stand here; file, command line and docs derive from it.
+
+A user's setting may differ per user; a daemon's is one for all. `"default_model"` and the like are the names outside.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from protocols.request import Request
+from protocols.rpc import Params, Right
+
+Usd = Annotated[float, Meta(ge=0)]
+
+
+class UserSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings that each user may set for themselves; the daemon-wide value is the default."""
+
+    month_usd: Annotated[
+        Usd | None, Meta(description="your own limit a calendar month, in dollars; the config's may be lower")
+    ] = None
+    day_usd: Annotated[Usd | None, Meta(description="your own limit a day, in dollars; the config's may be lower")] = (
+        None
+    )
+    default_max_tokens: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="the longest answer of a request that names no limit, in tokens")
+    ] = 1024
+
+
+class DaemonSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of the daemon alone."""
+
+    default_model: Annotated[str | None, Meta(description="the model of a call that names none")] = None
+    session_idle_s: Annotated[
+        float, Meta(gt=0, description="seconds after which the context of a silent user leaves memory")
+    ] = field(default=1800.0, name="session.idle_s")
+    session_max: Annotated[int, Meta(ge=1, description="users whose context is in memory at once")] = field(
+        default=10_000, name="session.max"
+    )
+
+
+Origin = Literal["default", "config", "daemon", "user"]
+
+
+class SettingRow(Struct):
+    """A setting with where its value comes from."""
+
+    key: str
+    value: Any
+    origin: Origin
+    scope: Literal["user", "daemon"]
+    description: str
+
+
+class SettingsShow(Params):
+    """All settings as they hold for a user (default: the caller)."""
+
+    method: ClassVar[str] = "settings.show"
+    right: ClassVar[Right] = "use"
+
+    user: str | None = None
+
+
+class SettingsGet(Params):
+    """One setting."""
+
+    method: ClassVar[str] = "settings.get"
+    right: ClassVar[Right] = "use"
+
+    key: str
+    user: str | None = None
+
+
+class SettingsSet(Params):
+    """Sets a setting: a user's own, or (admin) the daemon's, or with `user = "*"` (admin) everybody's default."""
+
+    method: ClassVar[str] = "settings.set"
+    right: ClassVar[Right] = "use"
+
+    key: str
+    value: Any
+    user: str | None = None
+
+
+class SettingsUnset(Params):
+    """Takes a value back; the next origin holds again."""
+
+    method: ClassVar[str] = "settings.unset"
+    right: ClassVar[Right] = "use"
+
+    key: str
+    user: str | None = None
+
+
+class SettingList(Struct):
+    """Result of `settings.show`."""
+
+    settings: list[SettingRow]
+
+
+DAEMON = "daemon"
+EVERYBODY = "*"
+
+
+class ReadSettings(Request[list[SettingRow]], frozen=True):
+    """Settings actor: every setting as it holds for this user."""
+
+    user: str
+
+
+class ChangeSetting(Request[SettingRow], frozen=True):
+    """Settings actor: set (`value`) or unset (`value` UNSET) a setting of `owner` (a user, `*` or `daemon`), audited.
+
+    Raises BadRequest for an unknown key (naming the nearest) or a wrong value; LedgerReadonly.
+    """
+
+    key: str
+    value: Any
+    owner: str
+    actor_uid: int
+    actor: str
+    app: str
+
+
+class SettingsInForce(Struct, frozen=True):
+    """What holds for a user and the daemon right now."""
+
+    user: UserSettings
+    daemon: DaemonSettings
+
+
+class SettingsOf(Request[SettingsInForce], frozen=True):
+    """Settings actor: what holds for a user right now."""
+
+    user: str
+
+
+class OwnLimits(Struct, frozen=True):
+    """Users' own limits as (month, day) in dollars; under `*` what holds for accounts that set none."""
+
+    by_user: dict[str, tuple[float | None, float | None]]
+
+
+class SettingChanged(Request[None], frozen=True):
+    """Told upwards when a value changed: `owner` is a user, `*` or `daemon`; `own_limits` when it was a limit."""
+
+    owner: str
+    key: str
+    own_limits: OwnLimits | None
+
+
+class WatchSettings(Request[OwnLimits], frozen=True):
+    """Settings actor: tell this ref of every change from now on; answered with the limits as they are."""
+
+    watcher: Any
+
+
+def fields_of(cls: type[Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    """The settings of a struct by their names outside."""
+    return {info.encode_name: info for info in msgspec.structs.fields(cls)}

@@ -1,0 +1,188 @@
+"""Usage: one row an attempt. What is known when it starts goes with the hold, so that a crash loses nothing."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from msgspec import Struct, field
+
+from protocols.chat import TokenCount
+from protocols.money import NanoUSD
+from protocols.rpc import Params, Right
+
+TokenSource = Literal["provider", "tokenizer", "estimate"]
+CostSource = Literal["price", "free", "estimated", "unknown"]
+"""Where a cost comes from: `price` × the provider's counts, `free` (local), `estimated` (our own counts, or the hold where the
+outcome is unknown), `unknown` (no price: the cost is null)."""
+
+GroupBy = Literal["user", "app", "provider", "model", "day"]
+
+
+class AttemptStart(Struct, frozen=True):
+    """What is known of an attempt before it starts. `usage_id` is also the hold's; `created_at` in µs since 1970, UTC."""
+
+    usage_id: str
+    call_id: str
+    user: str
+    app: str
+    conversation: str | None
+    task_type: str | None
+    provider: str
+    model: str
+    endpoint: str
+    reason: str
+    created_at: int
+
+
+class AttemptEnd(Struct, frozen=True):
+    """How an attempt ended. `status` is `ok` or the code of the fault; latencies in µs."""
+
+    status: str
+    tokens: TokenCount
+    token_source: TokenSource
+    cost: NanoUSD | None
+    cost_source: CostSource
+    price_version: str | None
+    latency_us: int
+    first_token_us: int | None
+
+
+class UsageRow(Struct, kw_only=True):
+    """A row of `usage`, as the interface shows it."""
+
+    usage_id: str
+    call_id: str
+    created_at: str
+    user: str
+    app: str
+    conversation: str | None
+    model: str
+    endpoint: str
+    task_type: str | None
+    prompt_tokens: int
+    cached_tokens: int
+    response_tokens: int
+    reasoning_tokens: int
+    token_source: str
+    cost_nano_usd: int | None
+    cost_source: str
+    price_version: str | None
+    latency_ms: float
+    first_token_ms: float | None
+    status: str
+    reason: str
+
+
+class UsageQuery(Params):
+    """The newest attempts; `before` is a `usage_id` to page on from, times are RFC 3339."""
+
+    method: ClassVar[str] = "usage"
+    right: ClassVar[Right] = "use"
+
+    last: int = 100
+    before: str | None = None
+    since: str | None = None
+    until: str | None = None
+    user: str | None = None
+    app: str | None = None
+    model: str | None = None
+    task: str | None = None
+    conversation: str | None = None
+
+    def __post_init__(self) -> None:
+        """`last` is bounded so that one answer stays readable."""
+        if not 1 <= self.last <= 10_000:  # noqa: PLR2004  the figures are in the message
+            raise ValueError("`last` must be between 1 and 10000; page on with `before`")
+
+
+class UsageRows(Struct):
+    """Result of `usage`, newest first."""
+
+    rows: list[UsageRow]
+
+
+class SpendGroup(Struct):
+    """Attempts summed by a key; those without a known price count in `unpriced` and not in the cost."""
+
+    key: str
+    calls: int
+    prompt_tokens: int
+    response_tokens: int
+    cost_nano_usd: int
+    unpriced: int
+
+
+class ScopeSpend(Struct, kw_only=True):
+    """What a scope has spent in its current period, and what is promised to attempts under way."""
+
+    scope: str
+    period: str
+    starts_at: str
+    resets_at: str
+    spent_nano_usd: int
+    held_nano_usd: int
+    limit_nano_usd: int | None
+    projected_nano_usd: int
+
+
+class SpendQuery(Params):
+    """Spend against each limit; with `by`, attempts summed by it between `since` and `until` (default: this month)."""
+
+    method: ClassVar[str] = "spend"
+    right: ClassVar[Right] = "use"
+
+    by: GroupBy | None = None
+    since: str | None = None
+    until: str | None = None
+    user: str | None = None
+
+
+class Spend(Struct, omit_defaults=True):
+    """Result of `spend`."""
+
+    scopes: list[ScopeSpend]
+    groups: list[SpendGroup] | None = None
+
+
+class LedgerVerify(Params):
+    """Recomputes every balance from the journal."""
+
+    method: ClassVar[str] = "ledger.verify"
+    right: ClassVar[Right] = "operate"
+
+
+class Verdict(Struct):
+    """Result of `ledger.verify`: `ok`, how much was read, and each difference in a sentence."""
+
+    ok: bool
+    journal_entries: int
+    accounts: int
+    usage_rows: int
+    open_holds: int
+    spent_nano_usd: int
+    problems: list[str] = field(default_factory=list)
+
+
+class HoldRow(Struct):
+    """A hold that is open, or whose outcome nobody knows."""
+
+    hold_id: str
+    usage_id: str
+    scope: str
+    model: str
+    amount_nano_usd: int
+    state: str
+    created_at: str
+
+
+class Holds(Params):
+    """Lists open holds and those posted with an unknown outcome."""
+
+    method: ClassVar[str] = "holds"
+    right: ClassVar[Right] = "operate"
+
+
+class HoldList(Struct):
+    """Result of `holds`."""
+
+    holds: list[HoldRow]

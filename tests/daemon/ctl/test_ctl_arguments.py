@@ -1,0 +1,120 @@
+"""Wrong input, nobody there, and what daemonctl loads."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+
+import pytest
+from scripted_daemon import CLOSE
+
+from daemon import __version__
+
+
+@pytest.mark.parametrize(
+    ("typed", "advice"),
+    [
+        ("", "`daemonctl status` is a good start"),
+        ("statsu", "the nearest is `status`"),
+        ("setings show", "the nearest is `settings`"),
+        ("zzz", "`--help` lists what there is"),
+        ("settings", "`settings show`, `settings get`"),
+        ("settings shwo", "`settings show`"),
+        ("ledger", "`ledger verify`"),
+        ("--jsno status", "the nearest is `--json`"),
+        ("spend --bye model", "the nearest is `--by`"),
+        ("spend --by moon", "choose from 'user'"),
+        ("spend model", "`model` is one word too many"),
+        ("settings set month_usd", "VALUE"),
+        ("usage --last many", "invalid int value: 'many'"),
+        ("call ping [1]", "must be a JSON object"),
+        ("call ping {", "no JSON"),
+        ("chat", "the prompt is empty"),
+        ("chat -", "the prompt is empty"),
+        ("explain", "the prompt is empty"),
+        ("--socket", "expected one argument"),
+    ],
+)
+def test_wrong_usage_exits_2_with_a_sentence_that_says_what_to_do(ctl, typed, advice):
+    ran = ctl(*typed.split())
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert advice in ran.stderr
+    assert ran.stderr.startswith("daemonctl: ")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_a_prompt_that_is_not_utf8_is_wrong_usage(daemon):
+    for words, stdin in (([b"caf\xe9"], b""), ([b"-"], b"caf\xe9")):
+        ran = subprocess.run(
+            [sys.executable, "-m", "daemon.ctl", "chat", *words], input=stdin, capture_output=True, check=False
+        )
+        assert (ran.returncode, ran.stderr[:35]) == (2, b"daemonctl: the input is not UTF-8; ")
+    assert daemon.calls == []
+
+
+def test_help_lists_the_commands_and_the_exit_codes(ctl):
+    ran = ctl("--help")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    for part in ("settings unset", "ledger verify", "exit codes:", "--socket PATH"):
+        assert part in ran.stdout
+    assert "settings get" in ctl("settings", "--help").stdout
+
+
+def test_version(ctl):
+    assert ctl("--version").stdout == f"daemonctl {__version__}\n"
+
+
+def test_nobody_there_exits_3_with_a_hint(ctl, tmp_path):
+    ran = ctl("--socket", str(tmp_path / "none"), "status")
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert ran.stderr.startswith(f"daemonctl: no daemon answers at {tmp_path}/none: No such file")
+    assert "systemctl start quorumd.socket" in ran.stderr
+    assert "make run" in ran.stderr
+
+
+def test_nobody_there_with_json_is_one_document_on_stderr(ctl, tmp_path):
+    ran = ctl("status", "--json", "--socket", str(tmp_path / "none"))
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert json.loads(ran.stderr)["code"] == "not_reachable"
+
+
+def test_a_socket_nobody_listens_on_exits_3(ctl, tmp_path):
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(tmp_path / "stale"))
+    assert ctl("status", "--socket", str(tmp_path / "stale")).returncode == 3
+
+
+def test_a_daemon_that_goes_away_exits_3(daemon, ctl):
+    daemon.table["status"] = CLOSE
+    ran = ctl("status")
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert "closed the connection" in ran.stderr
+
+
+def test_the_socket_may_be_named_before_and_after_the_command(daemon, ctl):
+    daemon.table["call"] = daemon.table["ping"] = {}
+    socket_words = ("--socket", str(daemon.path))
+    for words in ((*socket_words, "call", "ping"), ("call", "ping", *socket_words)):
+        assert ctl(*words, QUORUMD_SOCKET="/nowhere").returncode == 0
+
+
+HEAVY = {"actors", "rich", "anyio", "asyncio", "httpx", "structlog", "pykka", "uvloop", "inspect"}
+
+
+@pytest.mark.parametrize(
+    ("words", "also"), [(["--help"], {"msgspec", "socket", "protocols.client"}), (["status", "--json"], set())]
+)
+def test_only_what_is_needed_is_loaded(daemon, words, also):
+    daemon.table["status"] = {"healthy": True}
+    code = f"""
+import sys, atexit
+sys.argv = ["daemonctl", *{words!r}]
+from daemon.ctl.__main__ import main
+atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr))
+sys.exit(main())
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = (HEAVY | also) - ({"inspect"} if "status" in words else set())  # msgspec itself loads inspect
+    assert heavy & set(ran.stderr.split()) == set()

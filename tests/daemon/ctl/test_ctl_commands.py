@@ -1,0 +1,359 @@
+"""Each command: what it asks the daemon, what it prints, how it exits."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from scripted_daemon import Pieces, chat_answer
+
+from daemon.ctl.commands import COMMANDS
+from daemon.ctl.output import duration, plain, safe
+from protocols import errors
+
+PROVIDER = {
+    "name": "openai",
+    "kind": "openai",
+    "origin": "https://api.openai.com",
+    "local": False,
+    "simulated": False,
+    "state": "open",
+    "why": "5 errors in a row",
+    "in_flight": 1,
+    "calls": 12_345,
+    "errors": 5,
+    "latency_ms": 412.4,
+    "first_token_ms": None,
+    "retry_after_s": 3.0,
+    "models": 12,
+}
+SCOPE = {
+    "scope": "user:ana",
+    "period": "month",
+    "starts_at": "2026-01-01T00:00:00Z",
+    "resets_at": "2026-02-01T00:00:00Z",
+    "spent_nano_usd": 1_234_567_890,
+    "held_nano_usd": 0,
+    "limit_nano_usd": None,
+    "projected_nano_usd": 3_000_000_000,
+}
+STATUS = {
+    "version": "0.1.0",
+    "pid": 77,
+    "started_at": "2026-01-01T00:00:00Z",
+    "uptime_s": 11_111.0,
+    "healthy": True,
+    "simulated": False,
+    "providers": [PROVIDER],
+    "spend": [SCOPE],
+    "calls_in_flight": 4,
+    "connections": 2,
+    "sessions": 1,
+    "actors": [{"name": "ledger", "inbox": 0, "restarts": 2, "state": "running"}],
+    "warnings": ["the disk is nearly full"],
+}
+MODEL = {
+    "id": "ollama:llama3.2:latest",
+    "provider": "ollama",
+    "local": True,
+    "quality": 6,
+    "strengths": ["coding", "speed"],
+    "speed": "fast",
+    "context_tokens": 128_000,
+    "input_usd_per_mtok": 0.15,
+    "output_usd_per_mtok": None,
+    "available": False,
+    "why_not": "not running",
+    "display_name": "Llama",
+    "source": "ollama",
+}
+SESSION = {
+    "user": "ana",
+    "app": "editor",
+    "opened_at": "2026-01-02T03:04:05.678Z",
+    "idle_s": 61.0,
+    "calls": 3,
+    "cost_nano_usd": 12_500_000_000,
+}
+GROUP = {
+    "key": "openai:gpt-4o-mini",
+    "calls": 3,
+    "prompt_tokens": 1500,
+    "response_tokens": 20,
+    "cost_nano_usd": 5_000,
+    "unpriced": 0,
+}
+ROW = {
+    "usage_id": "u1",
+    "call_id": "c1",
+    "created_at": "2026-01-02T03:04:05.678Z",
+    "user": "ana",
+    "app": "editor, large",
+    "conversation": None,
+    "model": "openai:gpt-4o-mini",
+    "endpoint": "chat",
+    "task_type": None,
+    "prompt_tokens": 8,
+    "cached_tokens": 0,
+    "response_tokens": 2,
+    "reasoning_tokens": 0,
+    "token_source": "provider",
+    "cost_nano_usd": None,
+    "cost_source": "unknown",
+    "price_version": None,
+    "latency_ms": 12.6,
+    "first_token_ms": 3.0,
+    "status": "ok",
+    "reason": "explicit_model",
+}
+HOLD = {
+    "hold_id": "h1",
+    "usage_id": "u1",
+    "scope": "user:ana",
+    "model": "openai:gpt-4o-mini",
+    "amount_nano_usd": 9000,
+    "state": "unknown",
+    "created_at": "2026-01-02T03:04:05Z",
+}
+SETTING = {
+    "key": "month_usd",
+    "value": 12.5,
+    "origin": "user",
+    "scope": "user",
+    "description": "your own limit a month",
+}
+VERDICT = {
+    "ok": True,
+    "journal_entries": 1200,
+    "accounts": 4,
+    "usage_rows": 600,
+    "open_holds": 0,
+    "spent_nano_usd": 5_000_000_000,
+    "problems": [],
+}
+EXPLAINED = {
+    "decision": {
+        "targets": ["openai:gpt-4o-mini", "ollama:llama3.2"],
+        "reason": "user_default",
+        "flags": ["tier_exceeded"],
+        "steps": [{"step": "user_default", "value": "openai:gpt-4o-mini", "why": "you set it"}],
+        "rejected": [{"model": "openai:o9", "code": "unknown_model", "why": "no such model"}],
+        "bound_nano_usd": 9_000_000,
+    }
+}
+HI = {"messages": [{"role": "user", "content": "hi"}]}
+
+# what is typed, the method, its params, what the daemon answers, what is among the words printed
+CASES = [
+    ("status", "status", {}, STATUS, ["77", "3 h 5 min", "healthy", "$1.23456789", "12,345", "412 ms", "nearly full"]),
+    ("models", "models", {}, {"models": [MODEL]}, ["ollama:llama3.2:latest", "128,000", "coding, speed", "no", "0.15"]),
+    (
+        "models --local --provider ollama",
+        "models",
+        {"provider": "ollama", "local": True},
+        {"models": []},
+        ["no models"],
+    ),
+    ("providers", "providers", {}, {"providers": [PROVIDER]}, ["open", "5 errors in a row", "https://api.openai.com"]),
+    ("sessions", "sessions", {}, {"sessions": [SESSION]}, ["editor", "1 min 1 s", "$12.50", "2026-01-02T03:04:05Z"]),
+    ("spend", "spend", {}, {"scopes": [SCOPE]}, ["user:ana", "none", "$3.00"]),
+    (
+        "spend --by model --since 2026-01-01T00:00:00Z --user @bob",
+        "spend",
+        {"by": "model", "since": "2026-01-01T00:00:00Z", "user": "@bob"},
+        {"scopes": [SCOPE], "groups": [GROUP]},
+        ["MODEL", "openai:gpt-4o-mini", "1,500", "$0.000005"],
+    ),
+    ("usage", "usage", {}, {"rows": [ROW]}, ["editor, large", "unknown", "13 ms", "explicit_model"]),
+    ("usage --last 5 --task t", "usage", {"last": 5, "task": "t"}, {"rows": []}, ["no calls yet"]),
+    ("holds", "holds", {}, {"holds": [HOLD]}, ["h1", "unknown", "$0.000009"]),
+    ("settings show", "settings.show", {}, {"settings": [SETTING]}, ["month_usd", "12.5", "your own limit"]),
+    ("settings show --origin", "settings.show", {}, {"settings": [SETTING]}, ["ORIGIN", "user"]),
+    ("settings get month_usd", "settings.get", {"key": "month_usd"}, SETTING, ["12.5"]),
+    (
+        "settings set month_usd 12.5 --user *",
+        "settings.set",
+        {"key": "month_usd", "value": 12.5, "user": "*"},
+        SETTING,
+        ["month_usd = 12.5 (user)"],
+    ),
+    ("settings unset month_usd", "settings.unset", {"key": "month_usd"}, SETTING, ["month_usd = 12.5 (user)"]),
+    ("ledger verify", "ledger.verify", {}, VERDICT, ["the books balance", "1,200 journal entries", "$5.00 spent"]),
+    (
+        "explain hi -m gpt",
+        "explain",
+        {**HI, "model": "gpt"},
+        EXPLAINED,
+        ["openai:gpt-4o-mini, then ollama:llama3.2 (user_default)", "at most $0.009", "tier_exceeded", "no such model"],
+    ),
+    ("call ping", "ping", {}, {"a": [1]}, ['{"a": [1]}']),
+    ('call usage {"last":5}', "usage", {"last": 5}, {"rows": []}, ['{"rows": []}']),
+    ("chat --no-stream hi", "chat", {**HI, "stream": False}, chat_answer("Hello"), ["Hello"]),
+]
+NAMES = [case[0] for case in CASES]
+
+
+@pytest.mark.parametrize(("typed", "method", "params", "answer", "shown"), CASES, ids=NAMES)
+def test_text(daemon, ctl, typed, method, params, answer, shown):
+    daemon.table[method] = answer
+    ran = ctl(*typed.split(" "))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert daemon.params(method) == params
+    assert [part for part in shown if part not in ran.stdout] == []
+    assert daemon.hellos[0]["app"] == "daemonctl"
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(("typed", "method", "params", "answer", "shown"), CASES, ids=NAMES)
+def test_json_is_exactly_the_answer(daemon, ctl, typed, method, params, answer, shown, after):  # noqa: ARG001  a row of the table
+    daemon.table[method] = answer
+    words = typed.split(" ")
+    ran = ctl(*words, "--json") if after else ctl("--json", *words)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert json.loads(ran.stdout) == answer
+    assert ran.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("typed", NAMES)
+def test_a_refusal_exits_1_with_code_and_message(daemon, ctl, typed):
+    refusal = errors.Forbidden("ask for the right `operate`", detail={"right": "operate"})
+    daemon.table = dict.fromkeys({case[1] for case in CASES}, refusal)
+    ran = ctl(*typed.split(" "))
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == "daemonctl: forbidden: ask for the right `operate`\n"
+
+
+def test_a_refusal_with_json_is_one_document_on_stderr(daemon, ctl):
+    daemon.table["holds"] = errors.Busy("come back", detail={"n": 1}, retry_after_s=2.5)
+    ran = ctl("--json", "holds")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert json.loads(ran.stderr) == {"code": "busy", "message": "come back", "detail": {"n": 1}, "retry_after_s": 2.5}
+
+
+def test_every_command_stands_in_the_table_of_tests():
+    typed = {" ".join(name.split()[:length]) for name in NAMES for length in (1, 2)}
+    assert {command.name for command in COMMANDS} <= typed
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_command_has_help(ctl, command):
+    ran = ctl(*command.name.split(), "--help")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert command.summary.endswith(".")
+    assert ran.stdout.startswith(f"usage: daemonctl {command.name} ")
+
+
+@pytest.mark.parametrize("json_too", [(), ("--json",)])
+def test_a_degraded_daemon_exits_1(daemon, ctl, json_too):
+    daemon.table["status"] = {**STATUS, "healthy": False, "simulated": True}
+    ran = ctl("status", *json_too)
+    assert (ran.returncode, ran.stderr) == (1, "")
+    assert json_too or ("DEGRADED" in ran.stdout and "simulated" in ran.stdout)
+
+
+def test_books_that_do_not_balance_exit_1(daemon, ctl):
+    daemon.table["ledger.verify"] = {**VERDICT, "ok": False, "problems": ["user:ana is 5 short"]}
+    ran = ctl("ledger", "verify")
+    assert ran.returncode == 1
+    assert "do NOT balance" in ran.stdout
+    assert "user:ana is 5 short" in ran.stdout
+
+
+def test_explain_without_a_target_says_what_chat_would_answer(daemon, ctl):
+    decision = {**EXPLAINED["decision"], "targets": []}
+    fault = {"code": "no_eligible_model", "message": "name one"}
+    daemon.table["explain"] = {"decision": decision, "fault": fault}
+    ran = ctl("explain", "hi")
+    assert ran.returncode == 0
+    assert "no_eligible_model: name one" in ran.stdout
+
+
+def test_numbers_are_aligned_to_the_right_and_nothing_is_cut(daemon, ctl):
+    names = ["a", "b" * 300]
+    daemon.table["spend"] = {
+        "scopes": [],
+        "groups": [{**GROUP, "key": name, "calls": calls} for name, calls in zip(names, (5, 12_345), strict=True)],
+    }
+    _, _, head, *rows = ctl("spend", "--by", "model", COLUMNS="40").stdout.splitlines()
+    ends = [row.index(number) + len(number) for row, number in zip(rows, (" 5 ", "12,345 "), strict=True)]
+    assert ends == [head.index("CALLS ") + len("CALLS ")] * 2
+    assert "b" * 300 in rows[1]
+
+
+def test_usage_as_csv_has_every_field_and_quotes_what_needs_it(daemon, ctl):
+    daemon.table["usage"] = {"rows": [{**ROW, "from_the_future": 1}]}
+    ran = ctl("usage", "--csv")
+    (row,) = csv.DictReader(io.StringIO(ran.stdout))
+    assert row == {key: "" if value is None else str(value) for key, value in ROW.items()}
+
+
+def test_usage_as_csv_has_its_head_even_without_rows(daemon, ctl):
+    daemon.table["usage"] = {"rows": []}
+    assert ctl("usage", "--csv").stdout == ",".join(ROW) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        *(("true", True), ("12.5", 12.5), ("null", None), ('"x"', "x"), ("[1]", [1]), ("-1", -1), ("x y", "x y")),
+        *(("openai:gpt", "openai:gpt"), ("2/3", "2/3"), ("[" * 100_000, "[" * 100_000)),
+    ],
+)
+def test_a_setting_is_json_if_it_parses_and_else_text(daemon, ctl, typed, value):
+    daemon.table["settings.set"] = {**SETTING, "value": value}
+    daemon.greeting.max_frame_bytes = 1 << 20
+    assert ctl("settings", "set", "key", typed).returncode == 0
+    assert daemon.params("settings.set") == {"key": "key", "value": value}
+
+
+@pytest.mark.parametrize(("value", "shown"), [("x", "x"), (None, "null"), (True, "true"), (12.5, "12.5")])
+def test_a_setting_is_printed_as_it_is_typed(daemon, ctl, value, shown):
+    daemon.table["settings.get"] = {**SETTING, "value": value}
+    assert ctl("settings", "get", "key").stdout == f"{shown}\n"
+
+
+def test_call_prints_items_a_line_each_and_then_the_result(daemon, ctl):
+    daemon.table["events"] = Pieces([{"n": 1}, {"n": "é"}], {"end": True})
+    ran = ctl("call", "events", "--json")
+    assert [json.loads(line) for line in ran.stdout.splitlines()] == [{"n": 1}, {"n": "é"}, {"end": True}]
+
+
+def test_call_takes_params_from_stdin_and_a_deadline(daemon, ctl):
+    daemon.table["ping"] = {}
+    assert ctl("call", "ping", "-", "--deadline", "2.5", stdin='{"a": 1}').returncode == 0
+    assert daemon.params("ping") == {"a": 1}
+    assert daemon.calls[0]["deadline_s"] == 2.5
+
+
+def test_control_characters_from_the_daemon_reach_no_table(daemon, ctl):
+    daemon.table["sessions"] = {"sessions": [{**SESSION, "app": "a\x1b[31m\nb\x9b"}]}
+    assert "a[31m b" in ctl("sessions").stdout
+
+
+def test_a_newer_daemons_fields_and_missing_ones_are_tolerated(daemon, ctl):
+    daemon.table["providers"] = {"providers": [{"name": "x", "colour": "red"}]}
+    assert ctl("providers").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "left"), [("a\tb\nc", "a\tb\nc"), ("a\x1b]0;x\x07\r\x7f\x85b", "a]0;xb"), ("é→", "é→")]
+)
+def test_control_characters_are_stripped_and_nothing_else(text, left):
+    assert safe(text) == left
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.9, "0 s"), (59, "59 s"), (60, "1 min 0 s"), (3_600, "1 h 0 min"), (90_000, "1 d 1 h")],
+)
+def test_durations_have_two_units(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "-"), (True, "yes"), (0.15, "0.15"), (["a", "b"], "a, b"), (7, "7")]
+)
+def test_cells(value, text):
+    assert plain(value) == text
