@@ -16,7 +16,7 @@ from actors.rules.admission import Limit, Limits, Refusal, account_name, account
 from actors.rules.periods import Span, span_of
 from actors.settings import SettingsActor
 from protocols.budget import Account, Balance, Forget, OpenHold, PostHold, PostSettlement, ReadBooks, Reserve, Settle, Standing
-from protocols.errors import BudgetExceeded, BudgetHeld, LedgerReadonly, PriceUnknown
+from protocols.errors import BudgetExceeded, BudgetHeld, PriceUnknown, QuorumError
 from protocols.money import NANO_PER_USD, NanoUSD, nano_from_usd, usd_text
 from protocols.settings import EVERYBODY, OwnLimits, SettingChanged, WatchSettings
 from protocols.usage import ScopeSpend
@@ -95,7 +95,7 @@ class BudgetActor(Actor):
     async def _durable(self, hold: OpenHold, posted: asyncio.Future[None]) -> None:
         try:
             await posted
-        except LedgerReadonly:
+        except QuorumError:
             self.ref.tell(Forget(hold.start.usage_id))
             raise
 

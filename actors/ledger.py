@@ -30,8 +30,8 @@ from protocols.errors import BadRequest
 from protocols.money import NanoUSD
 from protocols.usage import AttemptEnd, AttemptStart, HoldList, HoldRow, SpendGroup, UsageQuery, UsageRow, UsageRows, Verdict
 
-SQL = load("ledger", adds=frozenset({"add_to_balance"}))
-ADD_HOLD, ADD_ENTRY, ADD_USAGE, ADD_TO_BALANCE = SQL["add_hold"], SQL["add_entry"], SQL["add_usage"], SQL["add_to_balance"]
+SQL = load("ledger")
+ADD_HOLD, ADD_ENTRY, ADD_USAGE, ADD_TO_BALANCES = SQL["add_hold"], SQL["add_entry"], SQL["add_usage"], SQL["add_to_balances"]
 CLOSE_HOLD, MARK_UNKNOWN = SQL["close_hold"], SQL["mark_unknown"]
 UNKNOWN = "unknown"
 
@@ -50,7 +50,7 @@ class Ledger(Actor):
         self._clock = clock
         self._dispatched = dispatched
         self._account_ids: dict[Account, int] = {}
-        self._sets: dict[tuple[Account, ...], tuple[int, tuple[int, ...]]] = {}
+        self._sets: dict[tuple[Account, ...], int] = {}
 
     def __repr__(self) -> str:
         return f"<Ledger {len(self._account_ids)} accounts, {self._store!r}>"
@@ -66,39 +66,39 @@ class Ledger(Actor):
         sets: dict[int, list[int]] = {}
         for set_id, account_id in await self._store.read(SQL["all_sets"]):
             sets.setdefault(set_id, []).append(account_id)
-        self._sets = {tuple(by_id[i] for i in ids): (set_id, tuple(ids)) for set_id, ids in sets.items()}
+        self._sets = {tuple(by_id[i] for i in ids): set_id for set_id, ids in sets.items()}
 
     @handles(PostHold)
     def post_hold(self, post: PostHold) -> Wait[None]:
         """One row in holds, the entry that takes the hold, the balances."""
-        set_id, ids = self._set(post.accounts)
+        set_id = self._set(post.accounts)
         start, amount = post.start, post.amount
         return Wait(
             self._store.submit(
                 (ADD_HOLD, (*_start_columns(start), amount, set_id)),
                 (ADD_ENTRY, (start.usage_id, 0, start.created_at, amount, 0, set_id)),
-                *[(ADD_TO_BALANCE, (i, amount, 0)) for i in ids],
+                (ADD_TO_BALANCES, (set_id, amount, 0)),
             )
         )
 
     @handles(PostSettlement)
     def post_settlement(self, post: PostSettlement) -> Wait[None]:
         """The terminal entry, the usage row, the closed hold and the balances."""
-        set_id, ids = self._set(post.accounts)
+        set_id = self._set(post.accounts)
         start, end, amount = post.start, post.end, post.amount
         cost = end.cost or 0
         done = self._store.submit(
             (ADD_ENTRY, (start.usage_id, 1, self._clock.now_us(), -amount, cost, set_id)),
             (ADD_USAGE, _usage_columns(start, end)),
             (MARK_UNKNOWN if end.status == UNKNOWN else CLOSE_HOLD, (start.usage_id,)),
-            *[(ADD_TO_BALANCE, (i, -amount, cost)) for i in ids],
+            (ADD_TO_BALANCES, (set_id, -amount, cost)),
             must=True,
             then=partial(self._dispatched.clear, start.usage_id),
         )
         return Wait(done)
 
-    def _set(self, accounts: tuple[Account, ...]) -> tuple[int, tuple[int, ...]]:
-        """The id of the set of these accounts and their ids; a new one is written before whatever is posted next."""
+    def _set(self, accounts: tuple[Account, ...]) -> int:
+        """The id of the set of these accounts; a new one is written before whatever is posted next."""
         known = self._sets.get(accounts)
         if known is not None:
             return known
@@ -107,11 +107,9 @@ class Ledger(Actor):
             if account not in self._account_ids:
                 account_id = self._account_ids[account] = len(self._account_ids) + 1
                 rows.append((SQL["add_account"], (account_id, account.scope, account.period, account.starts_at)))
-        ids = tuple(self._account_ids[a] for a in accounts)
-        set_id = len(self._sets) + 1
-        self._sets[accounts] = (set_id, ids)
-        self._store.submit(*rows, *[(SQL["add_to_set"], (set_id, i)) for i in ids], must=True)
-        return set_id, ids
+        set_id = self._sets[accounts] = len(self._sets) + 1
+        self._store.submit(*rows, *[(SQL["add_to_set"], (set_id, self._account_ids[a])) for a in accounts], must=True)
+        return set_id
 
     @handles(ReadBooks)
     def read_books(self, request: ReadBooks) -> Wait[Books]:
@@ -125,7 +123,7 @@ class Ledger(Actor):
             for _, scope, period, starts_at, spent, held in await self._store.read(SQL["all_accounts"])
             if starts_at >= since or held
         }
-        accounts_of = {set_id: accounts for accounts, (set_id, _) in self._sets.items()}
+        accounts_of = {set_id: accounts for accounts, set_id in self._sets.items()}
         holds = [
             OpenHold(_start_of(row[:11]), NanoUSD(row[11]), accounts_of[row[12]])
             for row in await self._store.read(SQL["open_holds"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from msgspec import Struct
+from table import cell
 
 
 class Target(Struct, frozen=True):
@@ -24,7 +25,7 @@ class Target(Struct, frozen=True):
         if self.reached(value):
             return "reached"
         missed = abs(value - self.limit)
-        return f"missed by {missed:,.3g} {self.unit} ({missed / self.limit:.0%})"
+        return f"missed by {cell(missed)} {self.unit} ({missed / self.limit:.0%})"
 
 
 TARGETS = (

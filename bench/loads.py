@@ -125,15 +125,14 @@ class Loader:
         self.runs = self.noisy = 0
         self._prompt_bytes = prompt_bytes
         self._users = users
-        self._tries = tries
+        self.tries = tries
         self._say = say
 
     def run(self, shape: Shape, daemon: Daemon | None, *, watch_memory: bool = False) -> Run:
         """The first run that is quiet enough, or the quietest of all tries. Without a daemon, the upstream itself."""
         runs: list[Run] = []
-        for _ in range(self._tries):
-            runs.append(self._run_once(shape, daemon, watch_memory=watch_memory))
-            self._check(shape, daemon, runs[-1].load)
+        for _ in range(self.tries):
+            runs.append(self.once(shape, daemon, watch_memory=watch_memory))
             if not runs[-1].noisy:
                 break
             self._say(f"  others took {runs[-1].foreign:.0%} of a core meanwhile")
@@ -143,7 +142,8 @@ class Loader:
         self.noisy += quietest.noisy
         return quietest
 
-    def _run_once(self, shape: Shape, daemon: Daemon | None, *, watch_memory: bool) -> Run:
+    def once(self, shape: Shape, daemon: Daemon | None, *, watch_memory: bool = False) -> Run:
+        """One run, however noisy, its answers checked."""
         daemon_before = cpu_s(daemon.pid) if daemon else 0.0
         upstream_before, own_before, busy_before = cpu_s(self.upstream.pid), time.process_time(), busy()
         begin = time.perf_counter()
@@ -155,6 +155,7 @@ class Loader:
         if process.returncode:
             raise BenchError(f"the generator failed; the daemon's log ends:\n{daemon.log_end() if daemon else '-'}")
         load = msgspec.json.decode(output, type=LoadResult)
+        self._check(shape, daemon, load)
         daemon_cpu = cpu_s(daemon.pid) - daemon_before if daemon else 0.0
         upstream_cpu = cpu_s(self.upstream.pid) - upstream_before
         after, own_cpu = busy(), time.process_time() - own_before

@@ -59,7 +59,7 @@ class Report(msgspec.Struct):
             f"daemon on core {DAEMON_CORE}, upstream and generator on core {LOAD_CORE}; closed loop; "
             f"prompt {setting['prompt_bytes']} + 85 bytes, answer {ANSWER_BYTES} bytes; {setting['users']}\n"
             f"ledger, one monthly limit and prices on; medians of {setting['reps']}, direct and daemon in turns; "
-            f"a run is repeated when others take over {FOREIGN_LIMIT:.0%} of a core"
+            f"up to {setting['tries']} tries of a run while others take over {FOREIGN_LIMIT:.0%} of a core"
         )
 
     def _targets(self) -> Table:
@@ -103,6 +103,7 @@ def parse() -> argparse.Namespace:
         "--profile", nargs="?", const="calls", choices=tuple(SHAPES), help="sample the daemon under a load instead"
     )
     parser.add_argument("--seconds", type=int, default=10, help="how long --profile samples")
+    parser.add_argument("--gil", action="store_true", help="sample only threads that hold the interpreter")
     parser.add_argument("--py-spy", default="py-spy", help="where py-spy is")
     return parser.parse_args()
 
@@ -133,7 +134,13 @@ def measure(bench: Bench, arguments: argparse.Namespace) -> Report:
     outcomes = [outcome for name in NAMES if name in (arguments.only or NAMES) for outcome in run_part(bench, name)]
     figures = {name: value for outcome in outcomes for name, value in outcome.figures.items()}
     users = f"{arguments.users} users" if arguments.users else "one user"
-    setting = {"reps": bench.reps, "quick": bench.quick, "prompt_bytes": arguments.prompt_bytes, "users": users}
+    setting = {
+        "reps": bench.reps,
+        "tries": bench.loader.tries,
+        "quick": bench.quick,
+        "prompt_bytes": arguments.prompt_bytes,
+        "users": users,
+    }
     at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     return Report(
         at, machine, setting, outcomes, judge(figures), bench.loader.runs, bench.loader.noisy, bench.loader.problems
@@ -149,7 +156,7 @@ def print_report(report: Report, *, as_json: bool) -> int:
 
 def print_profile(bench: Bench, arguments: argparse.Namespace) -> int:
     stacks = RESULTS / f"profile-{arguments.profile}.txt"
-    tables = profile(bench, arguments.profile, arguments.seconds, arguments.py_spy, stacks)
+    tables = profile(bench, arguments.profile, arguments.seconds, arguments.py_spy, stacks, gil=arguments.gil)
     print("\n" + "\n\n".join(map(str, tables)))
     return 0
 

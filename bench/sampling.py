@@ -25,11 +25,11 @@ SHOWN = 30
 
 MISSING = """\
 py-spy is not installed; it is no part of the project's lock. Put it into an environment of its own and name it:
-  python3 -m venv ENV && ENV/bin/pip install py-spy && bench/run.py --profile --py-spy ENV/bin/py-spy
+  python3 -m venv ENV && ENV/bin/pip install py-spy && .venv/bin/python bench/run.py --profile --py-spy ENV/bin/py-spy
 cProfile is no way round: it sees one thread, and slows calls so unevenly that its shares are not those of a real run."""
 
 
-def profile(bench: Bench, kind: str, seconds: int, py_spy: str, stacks: Path) -> list[Table]:
+def profile(bench: Bench, kind: str, seconds: int, py_spy: str, stacks: Path, *, gil: bool) -> list[Table]:
     """Samples the daemon under a load of this kind; collapsed stacks are left in the file, for any flame graph viewer."""
     program = shutil.which(py_spy)
     if not program:
@@ -37,8 +37,8 @@ def profile(bench: Bench, kind: str, seconds: int, py_spy: str, stacks: Path) ->
     shape = _lasting(SHAPES[kind], seconds + LEAD_S)
     with bench.daemon() as daemon:
         bench.say(f"profile: {kind}, {shape.at_once} at once, {seconds} s")
-        sampler = _start(program, daemon, seconds, stacks)
-        run = bench.loader.run(shape, daemon)
+        sampler = _start(program, daemon, seconds, stacks, gil=gil)
+        run = bench.loader.once(shape, daemon)  # noisy by the sampler itself
         errors = sampler.communicate()[1]
     if sampler.returncode or not stacks.exists():
         raise BenchError(f"py-spy failed (it needs to be root, or to be let ptrace): {errors[-500:]}")
@@ -58,9 +58,9 @@ def _lasting(shape: Shape, seconds: int) -> Shape:
     )
 
 
-def _start(program: str, daemon: Daemon, seconds: int, stacks: Path) -> subprocess.Popen[str]:
+def _start(program: str, daemon: Daemon, seconds: int, stacks: Path, *, gil: bool) -> subprocess.Popen[str]:
     command = [program, "record", "-p", str(daemon.pid), "-d", str(seconds), "-r", str(SAMPLES_PER_S)]
-    command += ["-f", "raw", "-o", str(stacks), "--threads"]
+    command += ["-f", "raw", "-o", str(stacks), "--threads", *(["--gil"] if gil else [])]
     with on_core(LOAD_CORE):
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
@@ -86,6 +86,6 @@ def _function(frame: str) -> str:
 def _table(title: str, samples: Counter[str], remark: str) -> Table:
     total = sum(samples.values()) if title == "Own time" else max(samples.values(), default=0)
     rows: list[list[str | float | None]] = [
-        [f"{share / max(1, total):6.1%}", name] for name, share in samples.most_common(SHOWN)
+        [name, f"{share / max(1, total):.1%}"] for name, share in samples.most_common(SHOWN)
     ]
-    return Table(title, ["share", "function"], rows, remark)
+    return Table(title, ["function", "share"], rows, remark)

@@ -100,6 +100,7 @@ async def serve(world: World, config: Config, paths: Paths) -> None:
         await server.listen(sockets)
         gc.collect()
         gc.freeze()  # what is there now stays: the collector needn't look at it again
+        gc.set_threshold(20_000, 20, 50)
         systemd.notify("READY=1\nSTATUS=serving")
         log.info("serving", socket=[str(s.getsockname()) for s in sockets], pid=os.getpid())
         watchdog = asyncio.get_running_loop().create_task(_watchdog())

@@ -1,6 +1,8 @@
 """A server that says what a test wrote down, byte by byte, on real sockets."""
 
 import asyncio
+import socket
+import struct
 from contextlib import asynccontextmanager
 
 PATIENCE_S = 10
@@ -28,6 +30,11 @@ class Peer:
     async def say(self, data):
         self.writer.write(data)
         await self.writer.drain()
+
+    def reset(self):
+        """Closes without a goodbye."""
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
 
     async def gone(self):
         """Returns when the client has hung up."""

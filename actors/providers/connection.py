@@ -18,7 +18,6 @@ BUFFER_LIMIT = 1024 * 1024
 
 _COPY_LIMIT = 64 * 1024  # bytes; a larger body is not copied behind its head
 _FINAL = 200  # statuses below are informational
-_SWITCHING = 101
 
 
 class _Unasked(Exception):
@@ -133,10 +132,8 @@ class Answer(Response):
         status = self._connection.parser.get_status_code()
         if status >= _FINAL:
             self.status = status
-        elif status == _SWITCHING:
-            self.malformed("the server switches to a protocol that nobody asked for")
         else:
-            self._fields.clear()
+            self._fields.clear()  # 101 is not passed over: the parser stops at it
 
     def on_body(self, piece: bytes) -> None:  # noqa: D102
         self._pieces.append(piece)
@@ -189,7 +186,8 @@ class Connection(asyncio.Protocol):
         if answer.keep_alive and self.alive and not self._transport.get_write_buffer_size():
             self._forget()
             self.idle_since = now
-            self._transport.resume_reading()  # if the end came with what filled the buffer
+            if answer.size > BUFFER_LIMIT:  # reading was stopped, and the end came all the same
+                self._transport.resume_reading()
             return True
         self.abort()
         return False

@@ -66,7 +66,7 @@ class HttpxTransport(Transport):
         self, endpoint: Endpoint, request: HttpRequest, url: str, headers: dict[str, str], progress: _Progress
     ) -> AsyncGenerator[Response]:
         client = await self._client(endpoint)
-        import httpx  # noqa: PLC0415  # loaded by now
+        import httpx  # loaded by now
 
         extensions = {"timeout": {"connect": self._connect_timeout_s}, "trace": progress.trace}
         asked = httpx.Request(request.method, url, headers=headers, content=request.body, extensions=extensions)
@@ -96,7 +96,7 @@ class HttpxTransport(Transport):
 
     def _new_client(self, proxy: str | None, context: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
         """The part of httpx below its `Client`: no redirects, no cookies, no environment, no log lines with URLs."""
-        import httpx  # noqa: PLC0415  # loaded by now
+        import httpx  # loaded by now
 
         return httpx.AsyncHTTPTransport(
             verify=context,
@@ -178,8 +178,8 @@ def _unless_plain(proxy: str, context: ssl.SSLContext) -> ssl.SSLContext | None:
 
 def _load() -> None:
     """Imports httpx, in a thread: it takes a tenth of a second. Its log lines below WARNING hold URLs."""
-    import httpcore  # noqa: F401, PLC0415  # httpx would import it later, in the loop
-    import httpx  # noqa: F401, PLC0415
+    import httpcore  # noqa: F401  # httpx would import it later, in the loop
+    import httpx  # noqa: F401
 
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -188,7 +188,7 @@ def _load() -> None:
 @contextmanager
 def _translated(endpoint: Endpoint, progress: _Progress, *, in_body: bool = False) -> Iterator[None]:
     """Raises our errors in place of httpx's."""
-    import httpx  # noqa: PLC0415  # loaded by now
+    import httpx  # loaded by now
 
     try:
         yield

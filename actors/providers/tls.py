@@ -15,7 +15,7 @@ def trusting_the_system() -> ssl.SSLContext:
     """
     context = ssl.create_default_context()
     if not context.cert_store_stats()["x509_ca"] and not _roots_in_folder():
-        import certifi  # noqa: PLC0415  # rarely needed, never at start
+        import certifi  # rarely needed, never at start
 
         context.load_verify_locations(certifi.where())
     return hardened(context)

@@ -18,7 +18,7 @@ import aiosqlite
 import structlog
 
 from actors.store.queries import Statement, migrations
-from protocols.errors import LedgerReadonly
+from protocols.errors import Internal, LedgerReadonly, QuorumError
 
 T = TypeVar("T")
 Row = tuple[Statement, tuple[Any, ...]]
@@ -58,7 +58,7 @@ class _Submission:
         if not self.done.done():
             self.done.set_result(None)
 
-    def refused(self, error: Exception) -> None:
+    def refused(self, error: QuorumError) -> None:
         if not self.done.done():
             self.done.set_exception(error)
             self.done.exception()  # seen: a settlement whose caller has gone leaves no warning behind
@@ -96,8 +96,8 @@ class Store:
     def submit(self, *rows: Row, must: bool = False, then: Callable[[], None] | None = None) -> asyncio.Future[None]:
         """Adds rows to the next commit; the future is done when it is durable.
 
-        It fails with LedgerReadonly when the disk is full; `must` rows are kept and tried again until they are written.
-        `then` is called after the commit, also when the waiter of the future was cancelled.
+        It fails with LedgerReadonly when the disk is full, and with Internal for rows that can't be written; `must` rows are
+        kept while the disk is full and tried again until they are written. `then` is called after the commit, also when the waiter of the future was cancelled.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.broken is not None:
@@ -165,12 +165,12 @@ class Store:
                 await self._commit([submission])
         else:
             log.error("write_refused", error=str(error), must=group[0].must)
-            _refuse(group, error)
+            _refuse(group, Internal("the ledger refused what was to be written; the log has the details"))
 
     def _end(self, group: list[_Submission], error: Exception) -> None:
         """The disk or the database is broken: whether the rows are in it, only recovery at the next start can tell."""
         log.critical("store_failed", error=str(error))
-        _refuse(group, error)
+        _refuse(group, LedgerReadonly(f"the ledger failed and the daemon ends: {error}"))
         if not self.failed.done():
             self.failed.set_exception(error)
 
@@ -186,7 +186,7 @@ class Store:
             self._waiting[:0] = kept
 
 
-def _refuse(group: list[_Submission], error: Exception) -> None:
+def _refuse(group: list[_Submission], error: QuorumError) -> None:
     for submission in group:
         submission.refused(error)
 
@@ -197,7 +197,7 @@ def _apply(connection: sqlite3.Connection, group: list[_Submission]) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         for statement in sorted(batches, key=lambda s: s.order):
-            connection.executemany(statement, batches[statement])
+            statement.execute(connection, batches[statement])
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -206,20 +206,11 @@ def _apply(connection: sqlite3.Connection, group: list[_Submission]) -> None:
 
 
 def _batches(submissions: Iterable[tuple[Row, ...]]) -> dict[Statement, list[tuple[Any, ...]]]:
-    """The parameters by statement; those of an adding statement are summed by key."""
+    """The parameters by statement, in the order in which they were submitted."""
     batches: dict[Statement, list[tuple[Any, ...]]] = {}
-    sums: dict[Statement, dict[Any, tuple[int, int]]] = {}
     for rows in submissions:
         for statement, parameters in rows:
-            if statement.adds:
-                key, held, spent = parameters
-                by_key = sums.setdefault(statement, {})
-                before = by_key.get(key, (0, 0))
-                by_key[key] = (before[0] + held, before[1] + spent)
-            else:
-                batches.setdefault(statement, []).append(parameters)
-    for statement, by_key in sums.items():
-        batches[statement] = [(key, held, spent) for key, (held, spent) in by_key.items()]
+            batches.setdefault(statement, []).append(parameters)
     return batches
 
 
@@ -248,7 +239,7 @@ async def open_store(folder: Path, durability: Durability, local_day: Callable[[
 
 
 async def _open(path: Path, *, uri: bool = False) -> _Connection:
-    connection = _Connection(lambda: sqlite3.connect(str(path), isolation_level=None, uri=uri), 64)
+    connection = _Connection(lambda: sqlite3.connect(str(path), isolation_level=None, uri=uri, cached_statements=256), 64)
     return cast("_Connection", await connection)
 
 

@@ -82,7 +82,7 @@ def _run(command: Command, arguments: Namespace) -> int:
 
 
 def _connect(arguments: Namespace) -> BlockingConnection:
-    from protocols.client import connect_blocking  # noqa: PLC0415  msgspec's 20 ms are not for `--help`
+    from protocols.client import connect_blocking  # msgspec's 20 ms are not for `--help`
 
     return connect_blocking(app="daemonctl", path=arguments.socket, wait_s=WAIT_S)
 

@@ -117,7 +117,7 @@ def _show_whole(quorum: BlockingClient, messages: list[Any], wishes: dict[str, A
 
 
 def _show_pieces(quorum: BlockingClient, messages: list[Any], wishes: dict[str, Any]) -> None:
-    from protocols.chat import Delta  # noqa: PLC0415  msgspec's 20 ms are not for `--help`
+    from protocols.chat import Delta  # msgspec's 20 ms are not for `--help`
 
     pieces = quorum.stream(messages, **wishes)
     text = ""
@@ -139,7 +139,8 @@ def _finish(answer: ChatAnswer, text: str) -> None:
     if not text.endswith("\n"):
         _write("\n")
     for warning in answer.warnings:
-        say(f"daemonctl: {warning.message}")
+        if warning.code != "simulated":  # said below in any case
+            say(f"daemonctl: {warning.message}")
     if answer.simulated:
         say(SIMULATED)
     if sys.stderr.isatty():

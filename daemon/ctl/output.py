@@ -141,9 +141,9 @@ def _print_plain(columns: Sequence[Column], cells: list[list[str]]) -> None:
 
 
 def _print_rich(columns: Sequence[Column], cells: list[list[str]]) -> None:
-    from rich.console import Console  # noqa: PLC0415  50 ms that only a table on a terminal is worth
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.console import Console  # 50 ms that only a table on a terminal is worth
+    from rich.table import Table
+    from rich.text import Text
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:

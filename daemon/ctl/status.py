@@ -32,12 +32,12 @@ def run(arguments: Namespace, connect: Connect) -> int:
 
 def _show(status: Any) -> None:
     health = "healthy" if status["healthy"] else "DEGRADED"
+    if status.get("simulated"):
+        health += ", answers are simulated"
     put(f"quorumd {status['version']}, pid {status['pid']}, up {duration(status['uptime_s'])}: {health}")
     put(
         f"in flight {count(status['calls_in_flight'])}, connections {count(status['connections'])}, sessions {count(status['sessions'])}"
     )
-    if status.get("simulated"):
-        put("simulated: no provider is configured, answers are made up")
     for warning in status.get("warnings", ()):
         put(f"warning: {warning}")
     put()

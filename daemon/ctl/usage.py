@@ -60,7 +60,7 @@ def _show(answer: Any) -> None:
 
 
 def _show_csv(answer: Any) -> None:
-    from csv import DictWriter  # noqa: PLC0415  only here
+    from csv import DictWriter  # only here
 
     writer = DictWriter(sys.stdout, CSV, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

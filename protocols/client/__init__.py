@@ -36,7 +36,7 @@ def connect(*, app: str = "unknown", path: str | PathLike[str] | None = None, wa
     `path` is the socket (else as `socket_path` finds it). Raises NotReachable once `wait_s` is over, ProtocolViolation
     for a daemon of another protocol, or the fault that the daemon refuses the connection with.
     """
-    from protocols.client.asynchronous import Connection  # noqa: PLC0415  blocking scripts never pay for anyio
+    from protocols.client.asynchronous import Connection  # blocking scripts never pay for anyio
 
     return Connection(app, path, wait_s)
 

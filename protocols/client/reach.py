@@ -20,10 +20,11 @@ _LONGEST_PAUSE_S = 0.2
 
 
 class NotReachable(ConnectionError):
-    """Nobody answers at the socket. `starting` tells whether a daemon may just be about to."""
+    """Nobody answers at the socket. `starting` tells whether a daemon may just be about to; `errno` is the system's."""
 
-    def __init__(self, path: str, why: str, *, starting: bool = False) -> None:
+    def __init__(self, path: str, why: str, *, starting: bool = False, errno: int | None = None) -> None:
         super().__init__(f"no daemon answers at {path}: {why}")
+        self.errno = errno
         self.path = path
         self.starting = starting
 
@@ -57,10 +58,10 @@ def knock(explicit: str | os.PathLike[str] | None) -> socket.socket:
         sock.connect(path)
     except (FileNotFoundError, ConnectionRefusedError, BlockingIOError) as error:
         sock.close()
-        raise NotReachable(path, error.strerror or str(error), starting=True) from None
+        raise NotReachable(path, error.strerror or str(error), starting=True, errno=error.errno) from None
     except OSError as error:
         sock.close()
-        raise NotReachable(path, error.strerror or str(error)) from None
+        raise NotReachable(path, error.strerror or str(error), errno=error.errno) from None
     return sock
 
 

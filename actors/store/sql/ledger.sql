@@ -18,13 +18,19 @@ INSERT INTO usage (id, call_id, created_at, user, app, conversation, task_type, 
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: close_hold
-DELETE FROM holds WHERE id = ?
+DELETE FROM holds WHERE id IN (VALUES (?))
 
 -- name: mark_unknown
-UPDATE holds SET state = 'unknown' WHERE id = ?
+UPDATE holds SET state = 'unknown' WHERE id IN (VALUES (?))
 
--- name: add_to_balance
-UPDATE accounts SET held = held + ?2, spent = spent + ?3 WHERE id = ?1
+-- name: add_to_balances
+UPDATE accounts SET held = accounts.held + moved.held, spent = accounts.spent + moved.spent
+FROM (
+    SELECT account_sets.account_id, sum(row.column2) AS held, sum(row.column3) AS spent
+    FROM (VALUES (?, ?, ?)) AS row JOIN account_sets ON account_sets.set_id = row.column1
+    GROUP BY account_sets.account_id
+) AS moved
+WHERE accounts.id = moved.account_id
 
 -- name: all_accounts
 SELECT id, scope, period, starts_at, spent, held FROM accounts

@@ -175,6 +175,24 @@ async def test_a_connection_lost_before_the_answer_says_whether_it_was_reused(tr
     assert (caught.value.sent, caught.value.reused) == (True, reused)
 
 
+@pytest.mark.parametrize(("begin", "expected"), [(b"", ConnectionLost), (CHUNKED + b"2\r\nhi\r\n", BodyTruncated)])
+async def test_a_reset_after_the_request_counts_as_sent(transport, serve, begin, expected):
+    async def script(_, peer):
+        await peer.request()
+        await peer.say(begin)
+        peer.reset()
+
+    server = await serve(script)
+    told = []
+    with pytest.raises(TransportError) as caught:
+        async with transport.exchange(Endpoint(server.url), POST, lambda: told.append(1)) as response:
+            await response.read()
+    # a reset may overtake what was said before it
+    assert type(caught.value) in {expected, ConnectionLost}
+    assert caught.value.sent
+    assert told == [1]
+
+
 async def test_leaving_before_the_end_hangs_up(transport, serve):
     async def script(server, peer):
         await peer.request()

@@ -202,6 +202,7 @@ def test_classes_that_are_not_set_keep_their_ratio():
     assert half.output == 15_000_000
     assert half.version == "test + config"
     assert overridden(REASONER, output_usd_per_mtok=4).reasoning == 1_500_000
+    assert overridden(price(3, 3, cached_input=1), input_usd_per_mtok="0.000001").cached_input == 1
 
 
 def test_a_class_that_was_free_gives_no_ratio():

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,9 @@ pytestmark = pytest.mark.anyio
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 PROVIDERS = {provider.id: provider for provider in get_snapshot().providers}
+DEEP = b"\x94\x01\xa0\x00\x91\x94\xa0\xa0\x90" + b"\x91" * 100_000
+"""A book whose only vendor has models nested without end."""
+
 MIXED_MODALITIES = ("image", "video", "citation")
 
 
@@ -127,9 +131,36 @@ def test_a_model_priced_by_the_hour_is_held_at_its_dearest_and_settled_by_the_cl
     price = book.find("api.deepseek.com", "", "", "deepseek-chat")
     day = datetime(2026, 11, 21, tzinfo=UTC)
     million = TokenCount(prompt=1_000_000)
-    by_hour = [cost(price, million, (day + timedelta(hours=hour)).timestamp()) for hour in (0, 1, 16, 17)]
+    by_hour = [cost(price, million, (day + timedelta(hours=hour)).timestamp()) for hour in (0.4, 0.6, 16.4, 16.6)]
     assert by_hour == [135_000_000, 270_000_000, 270_000_000, 135_000_000]
     assert bound(price, 1_000_000, 0) == 270_000_000
+
+
+def priced(usd: int) -> types.ModelPrice:
+    return types.ModelPrice(input_mtok=Decimal(usd), output_mtok=Decimal(usd))
+
+
+def test_of_several_coming_prices_the_last_that_has_begun_holds():
+    changes = [types.ConditionalPrice(prices=priced(1))]
+    for day in (20, 23, 25):
+        begun = types.StartDateConstraint(start_date=date(2026, 11, day))
+        changes.append(types.ConditionalPrice(begun, prices=priced(day)))
+    model = types.ModelInfo(id="m", match=types.ClauseEquals("m"), prices=changes)
+    price = build_prices._model("any", model, NOW).price
+    one = TokenCount(prompt=1)
+    for day in (21, 22, 23, 24, 25, 26):
+        moment = datetime(2026, 11, day, 1, tzinfo=UTC)
+        assert cost(price, one, moment.timestamp()) == theirs(PROVIDERS["openai"], model, one, moment)
+
+
+def test_a_model_called_free_that_has_a_price_costs_it():
+    model = types.ModelInfo(id="m:free", match=types.ClauseEquals("m:free"), prices=priced(3))
+    assert build_prices._model("openrouter", model, NOW).price.input == 3_000_000
+
+
+def test_of_several_modalities_the_dearest_counts(book):
+    assert book.find("", "google", "", "gemini-omni-flash-preview").output == 17_500_000
+    assert book.find("", "openai", "", "gpt-realtime").input == 5_000_000
 
 
 def test_a_coming_price_counts_a_week_ahead_and_from_its_day_on():
@@ -150,7 +181,7 @@ def test_a_coming_price_counts_a_week_ahead_and_from_its_day_on():
     [
         ("api.openai.com", "mine", "anthropic", "gpt-4o-mini", True),
         ("https://api.openai.com/v1", "mine", "openai", "gpt-4o-mini", True),
-        ("HTTPS://API.OpenAI.com", "mine", "openai", "GPT-4o-Mini", True),
+        ("HTTPS://API.OpenAI.com", "mine", "ollama", "GPT-4o-Mini", True),
         ("https://api.openai.com/v1", "anthropic", "anthropic", "claude-sonnet-4-5", False),
         ("router.huggingface.co/groq", "mine", "openai", "openai/gpt-oss-120b", True),
         ("https://proxy.example/v1", "groq", "openai", "llama-3.3-70b-versatile", True),
@@ -161,7 +192,8 @@ def test_a_coming_price_counts_a_week_ahead_and_from_its_day_on():
         ("https://x.openai.azure.com", "mine", "openai", "claude-sonnet-4-5", True),
         ("api.openai.com", "mine", "openai", "no-such-model", False),
         ("api.openai.com", "mine", "openai", "gpt-4o-mini-2024-07-18", True),
-        ("api.openai.com", "mine", "openai", "gpt-4o-mini" + "-" * LONGEST_NAME, False),
+        ("", "mine", "anthropic", "claude-sonnet-4-5" + "-" * (LONGEST_NAME - 17), True),
+        ("", "mine", "anthropic", "claude-sonnet-4-5" + "-" * LONGEST_NAME, False),
     ],
 )
 def test_whose_price_it_is_follows_origin_then_name_then_kind(book, origin, name, kind, model, known):
@@ -243,7 +275,7 @@ async def test_a_book_is_built_anew_when_it_is_old_or_of_another_version(tmp_pat
     assert (book.find("api.openai.com", "", "", "gpt-4o-mini") is not None) is rebuilt
 
 
-@pytest.mark.parametrize("junk", [b"", b"\x93\x01", b"\xff" * 100, b"not msgpack", b"\x91" * 5_000])
+@pytest.mark.parametrize("junk", [b"", b"\x93\x01", b"\xff" * 100, b"not msgpack", DEEP])
 async def test_a_file_that_is_no_book_is_replaced(tmp_path, junk):
     (tmp_path / FILE).write_bytes(junk)
     assert (await open_price_book(tmp_path)).find("api.openai.com", "", "", "gpt-4o-mini") is not None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
 from scripted_daemon import CLOSE
 
 from daemon import __version__
+from daemon.ctl.__main__ import _say_unreachable
+from protocols.client import NotReachable
 
 
 @pytest.mark.parametrize(
@@ -98,6 +102,12 @@ def test_the_socket_may_be_named_before_and_after_the_command(daemon, ctl):
     socket_words = ("--socket", str(daemon.path))
     for words in ((*socket_words, "call", "ping"), ("call", "ping", *socket_words)):
         assert ctl(*words, QUORUMD_SOCKET="/nowhere").returncode == 0
+
+
+def test_a_socket_that_may_not_be_opened_says_who_can_help(capsys):
+    refused = NotReachable("/run/x", "Permission denied", errno=errno.EACCES)
+    _say_unreachable(Namespace(json=False), refused)
+    assert "group `quorumd`" in capsys.readouterr().err
 
 
 HEAVY = {"actors", "rich", "anyio", "asyncio", "httpx", "structlog", "pykka", "uvloop", "inspect"}

@@ -96,11 +96,12 @@ class TestInAPipe:
 
     @pytest.mark.parametrize("words", [(), ("--no-stream",), ("--json",)])
     def test_a_simulated_answer_says_so_on_stderr(self, daemon, ctl, words):
-        answer = chat_answer("Hello", simulated=True)
+        warnings = [{"code": "simulated", "message": "made up"}]
+        answer = chat_answer("Hello", simulated=True, warnings=warnings)
         daemon.table["chat"] = lambda params: Pieces([delta("Hello")], answer) if params.get("stream") else answer
         ran = ctl("chat", "hi", *words)
         assert ran.returncode == 0
-        assert ran.stderr.startswith("simulated: ")
+        assert ran.stderr == "simulated: no model was asked, this answer is made up\n"
 
     def test_warnings_are_said_on_stderr(self, daemon, ctl):
         warned = chat_answer("", warnings=[{"code": "retired", "message": "this model ends in May"}])
