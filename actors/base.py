@@ -12,7 +12,7 @@ import inspect
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar, cast, final
 
 import pykka
 import structlog
@@ -35,6 +35,7 @@ _TURN = 64
 log = structlog.get_logger("actors")
 
 
+@final
 class Wait(Generic[R]):
     """An answer that takes time: what it waits for runs in the asker's task, beside the mailbox."""
 
@@ -144,7 +145,8 @@ class Reply(pykka.Future[Any]):
 class Actor(pykka.Actor):
     """An actor on the event loop. Subclasses mark handlers with `@handles` and name their state at the top.
 
-    State of the base: who supervises it, the work it spawned, whether it is in a handler, and what crashed it.
+    State of the base: who supervises it, the work it spawned, whether it is in a handler (then a message from inside it must wait
+    in the inbox), and what crashed it.
     """
 
     _handlers: ClassVar[dict[type[Request[Any]], Callable[[Any, Any], Any]]] = {}
@@ -156,9 +158,9 @@ class Actor(pykka.Actor):
 
     def __init__(self) -> None:
         super().__init__()
+        self.handling = False
         self._supervisor: Supervisor | None = None
         self._work: set[asyncio.Task[None]] = set()
-        self._handling = False
         self._crash: Exception | None = None
         self._actor_ref = Ref(self)
 
@@ -205,16 +207,16 @@ class Actor(pykka.Actor):
 
     def answer(self, message: Request[R]) -> R | Wait[R]:
         """Handles one message now. Raises QuorumError as an answer; anything else is a crash, told as Internal."""
-        self._handling = True
+        self.handling = True
         try:
-            return cast("R | Wait[R]", self._handlers[type(message)](self, message))
+            return self._handlers[type(message)](self, message)  # type: ignore[no-any-return]  # `handles` checked it
         except QuorumError:
             raise
         except Exception as error:
             self.crash(error)
             raise Internal(f"{type(self).__name__} failed and was restarted; the log has the details") from error
         finally:
-            self._handling = False
+            self.handling = False
 
     async def run_mailbox(self) -> None:
         """Handles messages until cancelled. Raises the error that crashed the actor."""
@@ -241,7 +243,7 @@ class Actor(pykka.Actor):
 
     def hear(self, message: Request[None]) -> None:
         """Handles one message that nobody waits for: a failure is logged and counted, not fatal."""
-        self._handling = True
+        self.handling = True
         try:
             answer = self._handlers[type(message)](self, message)
             if isinstance(answer, Wait):
@@ -249,7 +251,7 @@ class Actor(pykka.Actor):
         except Exception:  # noqa: BLE001  nobody waits for the answer
             self._tell_failed(message)
         finally:
-            self._handling = False
+            self.handling = False
 
     async def _finish(self, wait: Wait[Any]) -> None:
         try:
@@ -265,11 +267,6 @@ class Actor(pykka.Actor):
         """Cancels what the actor spawned."""
         for task in self._work:
             task.cancel()
-
-    @property
-    def handling(self) -> bool:
-        """Whether a handler is on the stack: then a message from inside it must wait in the inbox."""
-        return self._handling
 
     def adopt(self, ref: Ref[Any], supervisor: Supervisor) -> None:
         """Takes the place of an earlier incarnation: its ref and its inbox with all that waits."""
@@ -288,6 +285,7 @@ class Ref(pykka.ActorRef[A]):
     def __init__(self, actor: A) -> None:
         super().__init__(actor)
         self.incarnation: A | None = None
+        self._queue = cast("Inbox", self.actor_inbox).queue
         self.name = type(actor).__name__
         self.restarts = 0
         self.failed_tells = 0
@@ -298,15 +296,16 @@ class Ref(pykka.ActorRef[A]):
     @property
     def waiting(self) -> int:
         """Messages in the inbox."""
-        return len(cast("Inbox", self.actor_inbox).queue)
+        return len(self._queue)
 
     async def call(self, message: Request[R]) -> R:
         """Asks and waits for the answer. Raises what the handler raised, Busy, ShuttingDown."""
         actor = self.incarnation
-        if actor is not None and not actor.handling and not cast("Inbox", self.actor_inbox).queue:
-            answer = actor.answer(message)
-        else:
+        answer: R | Wait[R]
+        if actor is None or actor.handling or self._queue:
             answer = await self._queued(message)
+        else:
+            answer = actor.answer(message)
         return await answer.awaitable if isinstance(answer, Wait) else answer
 
     def deliver(self, message: Request[R]) -> asyncio.Future[R]:
@@ -315,7 +314,7 @@ class Ref(pykka.ActorRef[A]):
         This is how a settlement is shielded from cancellation: only the waiting can be cancelled, not the work.
         """
         actor = self.incarnation
-        if actor is not None and not actor.handling and not cast("Inbox", self.actor_inbox).queue:
+        if actor is not None and not actor.handling and not self._queue:
             answer = actor.answer(message)
             return _lasting(answer.awaitable) if isinstance(answer, Wait) else _ready(answer)
         reply = self._queued(message)
@@ -325,7 +324,7 @@ class Ref(pykka.ActorRef[A]):
     def tell(self, message: Request[None]) -> None:
         """Sends without an answer. A full inbox, a stopped actor or a failing handler is logged and counted, not raised."""
         actor = self.incarnation
-        if actor is not None and not actor.handling and not cast("Inbox", self.actor_inbox).queue:
+        if actor is not None and not actor.handling and not self._queue:
             actor.hear(message)
             return
         try:
@@ -340,10 +339,9 @@ class Ref(pykka.ActorRef[A]):
 
     def leave(self) -> None:
         """Takes no more messages; what still waits is answered with ShuttingDown, so that nobody waits for ever."""
-        inbox = cast("Inbox", self.actor_inbox)
         self.actor_stopped.set()
-        while inbox.queue:
-            reply = inbox.get().reply_to
+        while self._queue:
+            reply = self._queue.popleft().reply_to
             if reply is not None:
                 gone = self._gone()
                 reply.set_exception((type(gone), gone, None))
@@ -358,7 +356,7 @@ class Ref(pykka.ActorRef[A]):
         return cast("Reply", self.ask(message, block=False))
 
 
-def _ready(value: R) -> Awaitable[R]:
+def _ready(value: R) -> asyncio.Future[R]:
     future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
     future.set_result(value)
     return future

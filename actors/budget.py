@@ -15,7 +15,18 @@ from actors.ledger import Ledger
 from actors.rules.admission import Limit, Limits, Refusal, account_name, accounts_of, limit_of, refusal, scopes_of
 from actors.rules.periods import Span, span_of
 from actors.settings import SettingsActor
-from protocols.budget import Account, Balance, Forget, OpenHold, PostHold, PostSettlement, ReadBooks, Reserve, Settle, Standing
+from protocols.budget import (
+    Account,
+    Balance,
+    Forget,
+    OpenHold,
+    PostHold,
+    PostSettlement,
+    ReadBooks,
+    Reserve,
+    Settle,
+    Standing,
+)
 from protocols.errors import BudgetExceeded, BudgetHeld, PriceUnknown, QuorumError
 from protocols.money import NANO_PER_USD, NanoUSD, nano_from_usd, usd_text
 from protocols.settings import EVERYBODY, OwnLimits, SettingChanged, WatchSettings

@@ -14,6 +14,7 @@ from actors.attempt import Held, Progress
 from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import Clock, Ids
+from actors.limit import Limit
 from actors.pool import ProviderPool
 from actors.provider import Source
 from actors.providers.transport import ConnectFailed, Response, Transport, TransportError
@@ -42,8 +43,9 @@ from protocols.chat import (
 from protocols.chat import FunctionCall as Function
 from protocols.dialects import MalformedAnswer, StreamFailed
 from protocols.errors import Misconfigured, ProviderFailed, ProviderUnavailable, QuorumError, Truncated, UnknownModel
+from protocols.money import NanoUSD
 from protocols.provider import ProviderView, ReadViews
-from protocols.routing import Decision
+from protocols.routing import Decision, Reason
 from protocols.session import OpenSession, Prefer, Preferences, Spent
 from protocols.usage import AttemptEnd, AttemptStart
 
@@ -63,23 +65,38 @@ class ChatCall(Struct):
     interrupted: Callable[[], type[QuorumError]]
 
 
+class _Quote(Struct, frozen=True):
+    """What an attempt at a target may come to: its price, and the most tokens of its prompt and its answer."""
+
+    price: Price | None
+    prompt_tokens: int
+    longest_answer: int
+    bound: NanoUSD | None
+
+
 class _Run(Struct):
     """A call under way.
 
-    State: what was asked, the plan, the attempts so far.
+    State: what was asked, the plan, why its target was chosen in the end, quotes and attempts so far.
     """
 
     call: ChatCall
     call_id: str
     preferences: Preferences
     made: Plan
+    reason: Reason
     views: tuple[ProviderView, ...]
-    prompt_tokens: dict[tuple[int, str], int] = field(default_factory=dict)
+    quotes: dict[Target, _Quote] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
 
 
 class Completions:
-    """What every call needs; it has no state of its own."""
+    """What every call needs.
+
+    State: the plans made for the providers as they are now, so that equal questions are planned once.
+    """
+
+    PLANS = 1024
 
     def __init__(
         self,
@@ -91,6 +108,7 @@ class Completions:
         catalogue: Catalogue,
         aliases: Mapping[str, str],
         transports: Callable[[Source], Transport],
+        prices_known: asyncio.Event,
         dispatched: Dispatched,
         clock: Clock,
         ids: Ids,
@@ -102,9 +120,13 @@ class Completions:
         self._catalogue = catalogue
         self._aliases = aliases
         self._transports = transports
+        self._prices_known = prices_known
         self._dispatched = dispatched
         self._clock = clock
         self._ids = ids
+        self._loop = asyncio.get_running_loop()
+        self._views: tuple[ProviderView, ...] = ()
+        self._plans: dict[Asked, Plan] = {}
 
     async def chat(self, call: ChatCall) -> ChatAnswer:
         """Answers a chat, or raises the QuorumError that the client is to hear."""
@@ -112,7 +134,8 @@ class Completions:
         session = await self._sessions.call(OpenSession(call.user, call.app))
         run = await self._begin(call, await session.call(Prefer(call.app)))
         if run.made.fault is not None:
-            raise run.made.fault
+            fault = run.made.fault
+            raise type(fault)(fault.message, detail=dict(fault.detail), retry_after_s=fault.retry_after_s)
         answer = await self._first_that_answers(run, began)
         session.tell(Spent(answer.cost_nano_usd or 0))
         return answer
@@ -127,9 +150,18 @@ class Completions:
     async def _begin(self, call: ChatCall, preferences: Preferences) -> _Run:
         views = await self._pool.call(ReadViews())
         chat = call.chat
-        asked = Asked(chat.model, chat.provider, chat.allow_fallback, preferences.default_model)
-        made = plan(asked, World(views, self._catalogue.entries, self._aliases))
-        return _Run(call, self._ids.next(), preferences, made, views)
+        made = self._plan(Asked(chat.model, chat.provider, chat.allow_fallback, preferences.default_model), views)
+        if not self._prices_known.is_set() and not all(self._catalogue.priced_by_config(t.provider, t.model) for t in made.targets):
+            await self._prices_known.wait()
+        return _Run(call, self._ids.next(), preferences, made, made.reason, views)
+
+    def _plan(self, asked: Asked, views: tuple[ProviderView, ...]) -> Plan:
+        if views is not self._views or len(self._plans) >= self.PLANS:
+            self._views, self._plans = views, {}
+        made = self._plans.get(asked)
+        if made is None:
+            made = self._plans[asked] = plan(asked, World(views, self._catalogue.entries, self._aliases))
+        return made
 
     async def _first_that_answers(self, run: _Run, began: float) -> ChatAnswer:
         targets = run.made.targets
@@ -142,7 +174,7 @@ class Completions:
                 if position + 1 == len(targets) or held.progress.emitted or error.code not in FALLBACK:
                     self._explain_failure(run, error)
                     raise
-                run.made.reason = "rate_limited_fallback" if error.code == "rate_limited" else "provider_unhealthy_fallback"
+                run.reason = "rate_limited_fallback" if error.code == "rate_limited" else "provider_unhealthy_fallback"
             except asyncio.CancelledError as cancelled:
                 self._record(run, target, held, None)
                 self._interrupt(run, held, cancelled)
@@ -153,9 +185,7 @@ class Completions:
 
     def _held(self, run: _Run, target: Target) -> Held:
         source = self._sources[target.provider]
-        price = self._price(run, target)
-        tokens = self._prompt_tokens(run, target)
-        longest = self._longest_answer(run, target)
+        quote = self._quote(run, target)
         start = AttemptStart(
             usage_id=self._ids.next(),
             call_id=run.call_id,
@@ -166,7 +196,7 @@ class Completions:
             provider=target.provider,
             model=str(target),
             endpoint=source.endpoint.origin,
-            reason=run.made.reason,
+            reason=run.reason,
             created_at=self._clock.now_us(),
         )
         return Held(
@@ -176,15 +206,15 @@ class Completions:
             source=source,
             start=start,
             chat=run.call.chat,
-            price=price,
-            amount=None if price is None else bound(price, tokens, longest),
-            tokens=tokens + longest,
+            price=quote.price,
+            amount=quote.bound,
+            tokens=quote.prompt_tokens + quote.longest_answer,
         )
 
     async def _attempt(self, run: _Run, target: Target, held: Held) -> Reply:
         """Asks one provider within its timeouts. Raises QuorumError; the hold is settled in any case."""
         chat, source, progress = run.call.chat, self._sources[target.provider], held.progress
-        request = source.dialect.chat(chat, target.model, self._longest_answer(run, target))
+        request = source.dialect.chat(chat, target.model, self._quote(run, target).longest_answer)
 
         def sent() -> None:
             progress.sent = True
@@ -193,7 +223,7 @@ class Completions:
         async with held:
             first = min(source.config.first_token_timeout_s, source.config.timeout_s)
             with _translated(source.name, progress, streamed=chat.stream):
-                async with asyncio.timeout(first if chat.stream else source.config.timeout_s) as limit:
+                with Limit(self._loop, first if chat.stream else source.config.timeout_s) as limit:
                     async with self._transports(source).exchange(source.endpoint, request, sent) as response:
                         if response.status != 200:  # noqa: PLR2004  the only status that carries an answer
                             raise await self._fault(response, run, target)
@@ -203,13 +233,13 @@ class Completions:
                         return await self._stream(run, source, response, progress, limit)
 
     async def _stream(
-        self, run: _Run, source: Source, response: Response, progress: Progress, limit: asyncio.Timeout
+        self, run: _Run, source: Source, response: Response, progress: Progress, limit: Limit
     ) -> Reply:
         """Passes each piece on as it comes."""
         decoder, emit, calls = source.dialect.stream(), run.call.emit, _ToolCalls()
-        began = asyncio.get_running_loop().time()
+        began = self._clock.monotonic()
         while True:
-            data = await (_last(response) if decoder.complete else response.chunk())
+            data = await (self._last(response) if decoder.complete else response.chunk())
             for event in decoder.feed(data):
                 match event:
                     case Delta():
@@ -227,7 +257,7 @@ class Completions:
                         continue
                 if progress.first_token_at is None:
                     progress.first_token_at = self._clock.monotonic()
-                    limit.reschedule(began + source.config.timeout_s)
+                    limit.extend(source.config.timeout_s - (progress.first_token_at - began))
                 emit(event)
             if not data:  # the decoder was fed the end as well: what it held back is out
                 break
@@ -235,6 +265,14 @@ class Completions:
             raise Truncated(f"the answer of provider `{source.name}` broke off; what arrived is in `detail.partial`")
         progress.complete = True
         return Reply(progress.text(), "".join(progress.reasoning), calls.done(), progress.finish_reason, progress.tokens)
+
+    async def _last(self, response: Response) -> bytes:
+        """What comes after the end mark: a token count perhaps. Nobody waits long for it, and its loss is no truncation."""
+        try:
+            with Limit(self._loop, LINGER_S):
+                return await response.chunk()
+        except (TimeoutError, TransportError):
+            return b""
 
     async def _fault(self, response: Response, run: _Run, target: Target) -> QuorumError:
         """The fault that an answer without a 200 means; an unknown model is told the nearest that there are."""
@@ -312,34 +350,27 @@ class Completions:
 
     def _decision(self, run: _Run) -> Decision:
         made = run.made
-        amount = None
-        if made.targets:
-            target = made.targets[0]
-            price = self._price(run, target)
-            if price is not None:
-                tokens = self._prompt_tokens(run, target)
-                amount = bound(price, tokens, self._longest_answer(run, target))
         return Decision(
-            targets=[str(t) for t in made.targets],
-            reason=made.reason,
+            targets=[str(target) for target in made.targets],
+            reason=run.reason,
             flags=[],
             steps=made.steps,
             rejected=made.rejected,
-            bound_nano_usd=amount,
+            bound_nano_usd=self._quote(run, made.targets[0]).bound if made.targets else None,
         )
 
-    def _price(self, run: _Run, target: Target) -> Price | None:
-        view = next(v for v in run.views if v.name == target.provider)
-        return self._catalogue.price(view, target.model)
+    def _quote(self, run: _Run, target: Target) -> _Quote:
+        quote = run.quotes.get(target)
+        if quote is None:
+            quote = run.quotes[target] = self._new_quote(run, target)
+        return quote
 
-    def _prompt_tokens(self, run: _Run, target: Target) -> int:
-        """The prompt's upper bound, counted once for a tokenizer factor and a model (which matters for images)."""
-        openai = self._sources[target.provider].config.kind == "openai"
-        key = (OWN_TOKENIZER if openai else OTHER_TOKENIZER, target.model)
-        tokens = run.prompt_tokens.get(key)
-        if tokens is None:
-            tokens = run.prompt_tokens[key] = prompt_upper_bound(run.call.chat, *key)
-        return tokens
+    def _new_quote(self, run: _Run, target: Target) -> _Quote:
+        view = next(v for v in run.views if v.name == target.provider)
+        price = self._catalogue.price(view, target.model)
+        factor = OWN_TOKENIZER if view.kind == "openai" else OTHER_TOKENIZER
+        tokens, longest = prompt_upper_bound(run.call.chat, factor, target.model), self._longest_answer(run, target)
+        return _Quote(price, tokens, longest, None if price is None else bound(price, tokens, longest))
 
     def _longest_answer(self, run: _Run, target: Target) -> int:
         """The request's own limit, else the user's default within what the model can."""
@@ -413,19 +444,12 @@ def _translated(provider: str, progress: Progress, *, streamed: bool) -> Iterato
         raise ProviderFailed(f"the answer of provider `{provider}` {what}; see `timeout_s` and `first_token_timeout_s`", detail={"provider": provider}) from error
 
 
-async def _last(response: Response) -> bytes:
-    """What comes after the end mark: a token count perhaps. Nobody waits long for it, and its loss is no truncation."""
-    try:
-        async with asyncio.timeout(LINGER_S):
-            return await response.chunk()
-    except (TimeoutError, TransportError):
-        return b""
-
-
 def _whole(reply: Reply, progress: Progress) -> Reply:
     progress.complete = True
     progress.tokens = reply.tokens
     progress.pieces.append(reply.text)
+    progress.reasoning.append(reply.reasoning)
+    progress.other = sum(len(call.function.name) + len(call.function.arguments) for call in reply.tool_calls)
     return reply
 
 

@@ -28,7 +28,17 @@ from protocols.budget import (
 from protocols.chat import TokenCount
 from protocols.errors import BadRequest
 from protocols.money import NanoUSD
-from protocols.usage import AttemptEnd, AttemptStart, HoldList, HoldRow, SpendGroup, UsageQuery, UsageRow, UsageRows, Verdict
+from protocols.usage import (
+    AttemptEnd,
+    AttemptStart,
+    HoldList,
+    HoldRow,
+    SpendGroup,
+    UsageQuery,
+    UsageRow,
+    UsageRows,
+    Verdict,
+)
 
 SQL = load("ledger")
 ADD_HOLD, ADD_ENTRY, ADD_USAGE, ADD_TO_BALANCES = SQL["add_hold"], SQL["add_entry"], SQL["add_usage"], SQL["add_to_balances"]

@@ -137,7 +137,7 @@ class SettingsActor(Actor):
         return (USER_FIELDS.get(key) or DAEMON_FIELDS[key]).default, "default"
 
     def _own_limits(self) -> OwnLimits:
-        owners = {EVERYBODY} | {o for o, values in self._values.items() if o != DAEMON and LIMIT_KEYS & values.keys()}
+        owners = {EVERYBODY} | {o for o, values in self._values.items() if LIMIT_KEYS & values.keys()}
         return OwnLimits({o: (self._value("month_usd", o)[0], self._value("day_usd", o)[0]) for o in owners})
 
 
@@ -146,7 +146,7 @@ def check_key(key: str) -> None:
     if key not in USER_FIELDS and key not in DAEMON_FIELDS:
         near = difflib.get_close_matches(key, [*USER_FIELDS, *DAEMON_FIELDS], n=1, cutoff=0.4)
         hint = f"did you mean `{near[0]}`? " if near else ""
-        raise BadRequest(f"there is no setting `{key}`; {hint}`daemonctl settings show` lists them")
+        raise BadRequest(f"there is no setting `{key[:100]}`; {hint}`daemonctl settings show` lists them")
 
 
 def check_config(values: Mapping[str, Any]) -> None:
@@ -161,7 +161,7 @@ def _checked(key: str, value: Any) -> Any:
     try:
         return msgspec.convert(value, info.type)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"`{key}` can't be {value!r}: {error}; it is {_description(info.type)}") from None
+        raise BadRequest(f"`{key}` can't be {repr(value)[:100]}: {error}; it is {_description(info.type)}") from None
 
 
 def _built(cls: type[S], values: Mapping[str, Any]) -> S:

@@ -66,7 +66,7 @@ def _serve(config: Config, state: Path, socket: Path) -> int:
     lines = log.configure()
     say = structlog.get_logger("quorumd")
     try:
-        anyio.run(run, config, Paths(state, socket), backend="asyncio", backend_options={"use_uvloop": True})
+        anyio.run(run, config, Paths(state, socket), lines, backend="asyncio", backend_options={"use_uvloop": True})
     except AlreadyRunning as running:
         say.error("already_running", why=str(running))
         return RUNNING

@@ -24,6 +24,7 @@ from actors.ledger import Ledger, last_id, recovered
 from actors.pool import ProviderPool
 from actors.provider import Source
 from actors.providers.http import HttpClient, HttpxTransport
+from actors.providers.tls import Tls
 from actors.providers.transport import Transport
 from actors.rules.catalogue import Catalogue
 from actors.rules.periods import local_date
@@ -35,16 +36,20 @@ from actors.store.sqlite import Store, open_store
 from actors.supervise import Supervisor
 from daemon import systemd
 from daemon.config import Config
+from daemon.log import Lines
 from daemon.server import BACKLOG, Server
 from daemon.sources import open_sources
 from daemon.world import Counts, World
 from protocols.budget import ReadBooks
 
+PRICES_LOOK_S = 3600.0
+"""Seconds between looks whether the price book is a day old."""
+
 log = structlog.get_logger("app")
 
 
 class Paths(Struct, frozen=True):
-    """Where the daemon keeps its state and listens; `runtime` is whether it makes the socket's folder itself."""
+    """Where the daemon keeps its state and listens."""
 
     state: Path
     socket: Path
@@ -54,16 +59,18 @@ class AlreadyRunning(Exception):
     """Another daemon holds the state folder."""
 
 
-async def run(config: Config, paths: Paths) -> None:
-    """Serves until told to stop. Raises AlreadyRunning, StoreRefused, ConfigRefused, GaveUp, and what broke the store."""
+async def run(config: Config, paths: Paths, lines: Lines) -> None:
+    """Serves until told to stop, logging to `lines`. Raises AlreadyRunning, StoreRefused, ConfigRefused, GaveUp, and what broke the store."""
+    lines.collect(asyncio.get_running_loop())
     clock, zone = Clock(), config.zone()
     with state_folder(paths.state), open_sources(config) as sources:
+        catalogue, prices_known = Catalogue(config.models, PriceBook()), asyncio.Event()
         async with (
+            keep_prices(paths.state, sources, catalogue, prices_known),
             open_books(paths.state, config, clock) as (store, dispatched, sent),
-            open_transports(sources) as transports,
+            open_transports() as transports,
             Supervisor() as actors,
         ):
-            prices = await open_prices(paths.state, sources)
             ids = Ids(clock.now_us, await last_id(store))
             settings = await actors.start(lambda: SettingsActor(store, clock, config.settings))
             ledger = await actors.start(lambda: Ledger(store, clock, dispatched))
@@ -73,7 +80,6 @@ async def run(config: Config, paths: Paths) -> None:
             budget = await actors.start(lambda: BudgetActor(ledger, settings, limits, zone, clock))
             pool = await actors.start(lambda: ProviderPool(actors, sources, transports["probes"], clock))
             sessions = await actors.start(lambda: Sessions(actors, settings, clock))
-            catalogue = Catalogue(config.models, prices)
             completions = Completions(
                 sessions=sessions,
                 budget=budget,
@@ -82,6 +88,7 @@ async def run(config: Config, paths: Paths) -> None:
                 catalogue=catalogue,
                 aliases=config.aliases,
                 transports=lambda source: transports["probes" if source.config.proxy else "calls"],
+                prices_known=prices_known,
                 dispatched=dispatched,
                 clock=clock,
                 ids=ids,
@@ -94,7 +101,7 @@ async def run(config: Config, paths: Paths) -> None:
 
 async def serve(world: World, config: Config, paths: Paths) -> None:
     """Answers on the sockets until a signal, a lost store or an actor beyond help ends it."""
-    server = Server(world, config.rights, config.daemon.max_frame_bytes)
+    server = Server(world, config.rights, config.daemon.max_frame_bytes, config.daemon.client_stall_s)
     stop = asyncio.get_running_loop().create_future()
     with stop_signals(stop, server), listening(paths.socket) as sockets:
         await server.listen(sockets)
@@ -149,10 +156,10 @@ async def open_books(
 
 
 @asynccontextmanager
-async def open_transports(sources: list[Source]) -> AsyncIterator[Mapping[str, Transport]]:
+async def open_transports() -> AsyncIterator[Mapping[str, Transport]]:
     """The fast client for calls; httpx for probes and for providers behind a proxy."""
-    del sources
-    calls, probes = HttpClient(), HttpxTransport()
+    tls = Tls()
+    calls, probes = HttpClient(tls=tls), HttpxTransport(tls=tls)
     try:
         yield {"calls": calls, "probes": probes}
     finally:
@@ -160,9 +167,29 @@ async def open_transports(sources: list[Source]) -> AsyncIterator[Mapping[str, T
         await probes.aclose()
 
 
-async def open_prices(folder: Path, sources: list[Source]) -> PriceBook:
-    """The price book; where every provider is free nobody needs one."""
-    return PriceBook() if all(source.local for source in sources) else await open_price_book(folder)
+@asynccontextmanager
+async def keep_prices(folder: Path, sources: list[Source], catalogue: Catalogue, known: asyncio.Event) -> AsyncIterator[None]:
+    """Opens the price book beside the rest of the start, and again when it is a day old. Free providers need none."""
+    if all(source.local for source in sources):
+        known.set()
+        yield
+        return
+    keeping = asyncio.get_running_loop().create_task(_keep_prices(folder, catalogue, known), name="prices")
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await asyncio.wait([keeping])
+
+
+async def _keep_prices(folder: Path, catalogue: Catalogue, known: asyncio.Event) -> None:
+    while True:
+        try:
+            catalogue.learn(await open_price_book(folder))
+        except OSError as error:
+            log.warning("price_book_failed", error=str(error))
+        known.set()
+        await asyncio.sleep(PRICES_LOOK_S)
 
 
 @contextmanager

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
+import json
+import re
 import tomllib
 from collections.abc import Mapping
 from datetime import UTC, tzinfo
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -22,8 +25,7 @@ from protocols.model import PROVIDER_NAME, RESERVED_PROVIDER, split_model_id
 from protocols.money import nano_from_usd
 from protocols.provider import ProviderConfig
 from protocols.rpc import MAX_FRAME_BYTES
-
-Usd = Annotated[float, Meta(ge=0)]
+from protocols.settings import Usd
 
 
 class ConfigRefused(Exception):
@@ -34,9 +36,10 @@ class DaemonSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """`[daemon]`."""
 
     timezone: str | None = None
-    drain_s: Annotated[float, Meta(ge=0)] = 20.0
+    drain_s: Annotated[float, Meta(ge=0, le=86_400)] = 20.0
     durability: Durability = "power"
     max_frame_bytes: Annotated[int, Meta(ge=4096, le=1 << 30)] = MAX_FRAME_BYTES
+    client_stall_s: Annotated[float, Meta(gt=0, le=86_400)] = 30.0
 
 
 class LimitSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -122,15 +125,69 @@ def parse(tables: Mapping[str, Any]) -> Config:
     try:
         config = msgspec.convert(tables, Config)
     except msgspec.ValidationError as error:
-        raise ConfigRefused(_readable(str(error))) from None
+        raise ConfigRefused(_readable(str(error), tables)) from None
     for check in (_check_zone, _check_providers, _check_models, _check_aliases, _check_limits):
         check(config)
     return config
 
 
-def _readable(error: str) -> str:
-    """msgspec's message with the place in TOML's words: `$.providers[...]` tells no name, so keep the rest."""
-    return error.replace(" - at `$.", " - at `").replace("Object", "the section")
+_SECTIONS: dict[str, type[Struct]] = {
+    "": Config,
+    "daemon": DaemonSection,
+    "limits": LimitsSection,
+    "limits.users[...]": LimitSection,
+    "limits.apps[...]": LimitSection,
+    "limits.providers[...]": LimitSection,
+    "providers[...]": ProviderSection,
+    "providers[...].api_key": KeySource,
+    "models[...]": ModelConfig,
+    "rights": RightsSection,
+}
+"""Each section by msgspec's name of its place."""
+
+
+def _readable(error: str, tables: Mapping[str, Any]) -> str:
+    """A message of msgspec with the place in TOML's words, and with the names that would be right."""
+    what, _, place = error.partition(" - at `$")
+    place = place.rstrip("`").removeprefix(".")
+    if "unknown field" in what:
+        what += _right_names(what.split("`")[1], [f.encode_name for f in msgspec.structs.fields(_SECTIONS[place])])
+    elif "enum value" in what:
+        section, _, name = re.sub(r"\[\d+\]", "", place).rpartition(".")
+        kinds = next(f.type for f in msgspec.structs.fields(_SECTIONS[section]) if f.encode_name == name)
+        what += _right_names(what.split("'")[1], _literals(kinds))
+    what = what.replace("Object", "the section").replace("`object", "`table")
+    if "[...]" in place:
+        place = place.replace("[...]", f".{_wrong_entry(place, tables)}", 1)
+    return f"{place}: {what}" if place else what
+
+
+def _right_names(wrong: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(wrong, names, n=1)
+    return f"; did you mean `{near[0]}`?" if near else f"; there are: {', '.join(names)}"
+
+
+def _literals(kind: Any) -> list[str]:
+    """The words that a type allows, however deep they are in it."""
+    inner = [word for part in get_args(kind) for word in _literals(part)]
+    return [part for part in get_args(kind) if isinstance(part, str)] + inner
+
+
+def _wrong_entry(place: str, tables: Mapping[str, Any]) -> str:
+    """The name behind `[...]`: msgspec keeps it to itself, so the entries are tried one at a time."""
+    path = place.partition("[...]")[0].split(".")
+    entries: Any = tables
+    for name in path:
+        entries = entries[name]
+    for name, entry in entries.items():
+        alone: Any = {name: entry}
+        for outer in reversed(path):
+            alone = {outer: alone}
+        try:
+            msgspec.convert(alone, Config)
+        except msgspec.ValidationError:
+            return json.dumps(name, ensure_ascii=False) if not PROVIDER_NAME.match(name) else name
+    return "?"
 
 
 def _check_zone(config: Config) -> None:
@@ -147,10 +204,14 @@ def _check_providers(config: Config) -> None:
 
 def _check_url(name: str, provider: ProviderSection) -> None:
     """A key never travels in the clear: http only to this machine, or where the config says `local = true`."""
-    parts = urlsplit(str(provider.base_url))
+    wrong = ConfigRefused(f"[providers.{name}]: `base_url` is an http(s) address like https://api.openai.com/v1")
+    try:
+        parts = urlsplit(str(provider.base_url))
+    except ValueError:
+        raise wrong from None
     local = provider.local if provider.local is not None else provider.kind in {"ollama", "simulated"}
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ConfigRefused(f"[providers.{name}]: `base_url` is an http(s) address like https://api.openai.com/v1")
+        raise wrong
     if local:
         return
     if parts.scheme == "http" and not _is_loopback(parts.hostname):

@@ -31,12 +31,6 @@ MAX_CALLS = 1024
 """Calls of one connection under way at once; the next one hears `busy`."""
 
 CALL_DEADLINE_S = 300.0
-MESSAGE_S = 30.0
-"""Seconds that a message may take from its first byte to its last."""
-
-STALLED_S = 30.0
-"""Seconds after which a client that reads nothing is cut."""
-
 UNSENT_BYTES = 262_144
 """Bytes that wait for a reader before items are merged and its calls are no longer read."""
 
@@ -74,6 +68,7 @@ class Dispatch(Protocol):
     """What a connection needs from the server."""
 
     max_frame_bytes: int
+    client_stall_s: float
     version: str
     draining: bool
 
@@ -139,7 +134,8 @@ class Connection(asyncio.Protocol):
             self._end(self._refused)
             return
         try:
-            for message in self._codec.feed(data):
+            messages = self._codec.feed(data)
+            for message in messages:
                 self._take(message)
         except (ProtocolViolation, TooLarge) as broken:
             self._end(broken)
@@ -147,11 +143,12 @@ class Connection(asyncio.Protocol):
             log.exception("connection_failed", app=self.app)
             self._end(Internal("the daemon failed on this message; the log has the details"))
         else:
-            self._bound_message()
+            self._bound_message(begun=bool(messages))
 
     def eof_received(self) -> bool:
         """The end of input alone is no hang-up: what runs is answered first."""
         if self._gone() or not self.running:
+            self.close()
             return False
         self._watch_for_hangup()
         return True
@@ -169,7 +166,8 @@ class Connection(asyncio.Protocol):
         """The reader is slow: from now on its items are merged, and no further calls of its are read."""
         self._paused = True
         self._transport.pause_reading()
-        self._later("stalled", STALLED_S, self._cut_if_stalled, self._transport.get_write_buffer_size())
+        self._stop("message")  # we don't read: that it does not arrive is not the client's doing
+        self._later("stalled", self._server.client_stall_s, self._cut_if_stalled, self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """The reader caught up."""
@@ -181,6 +179,7 @@ class Connection(asyncio.Protocol):
                 self._write(message if isinstance(message, Done | Fault) else Item(call_id, message))
         if not self._transport.is_closing():
             self._transport.resume_reading()
+            self._bound_message(begun=True)
 
     # --- messages in
 
@@ -283,9 +282,12 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def close(self) -> None:
-        """Sends what waits and closes."""
+        """Sends what waits and closes; a client that does not read it is not waited for."""
+        if self._transport.is_closing():
+            return
         self._flush()
         self._transport.close()
+        self._later("closing", self._server.client_stall_s, self._transport.abort)
 
     def _end(self, error: QuorumError) -> None:
         """One fault without id, then the connection closes; nobody else notices."""
@@ -301,13 +303,14 @@ class Connection(asyncio.Protocol):
         else:
             self._later("hangup", HANGUP_POLL_S, self._close_when_sent)
 
-    def _bound_message(self) -> None:
-        if self._codec is not None and self._codec.unfinished:
-            if "message" not in self._timers:
-                late = ProtocolViolation(f"a message took longer than {MESSAGE_S:.0f} s to arrive")
-                self._later("message", MESSAGE_S, self._end, late)
-        elif "message" in self._timers:
+    def _bound_message(self, *, begun: bool) -> None:
+        """Each message has the same time from its first byte to its last; `begun` says that an unfinished one is new."""
+        if self._codec is None or not self._codec.unfinished:
             self._stop("message")
+        elif begun or "message" not in self._timers:
+            seconds = self._server.client_stall_s
+            late = ProtocolViolation(f"a message took longer than {seconds:g} s to arrive")
+            self._later("message", seconds, self._end, late)
 
     def _cut_if_stalled(self, before: int) -> None:
         now = self._transport.get_write_buffer_size()
@@ -315,7 +318,7 @@ class Connection(asyncio.Protocol):
             log.warning("stalled_client_cut", app=self.app, unsent_bytes=now)
             self._transport.abort()
         else:
-            self._later("stalled", STALLED_S, self._cut_if_stalled, now)
+            self._later("stalled", self._server.client_stall_s, self._cut_if_stalled, now)
 
     def _watch_for_hangup(self) -> None:
         """After the end of input the loop looks no more; a full close must still be seen while calls run."""

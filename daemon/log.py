@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
 import time
 from typing import Any, TextIO
 
@@ -18,24 +19,28 @@ from daemon import systemd
 class Lines:
     """Writes lines, those of one turn of the loop together.
 
-    State: the bytes of this turn, and how many lines were lost because stderr could not be written.
+    State: the bytes of this turn, the loop whose turns count and its thread, and how many lines were lost because stderr could not be written.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._waiting = bytearray()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.get_ident()
         self.lost = 0
+
+    def collect(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on the lines of one turn of this loop are written together."""
+        self._loop = loop
 
     def msg(self, line: bytes) -> None:
         """Adds a line; structlog's name for it."""
-        if not self._waiting:
-            try:
-                asyncio.get_running_loop().call_soon(self.flush)
-            except RuntimeError:
-                self._waiting += line + b"\n"
-                self.flush()
-                return
+        first = not self._waiting
         self._waiting += line + b"\n"
+        if self._loop is None or self._loop.is_closed() or threading.get_ident() != self._thread:
+            self.flush()
+        elif first:
+            self._loop.call_soon(self.flush)
 
     debug = info = warning = error = critical = exception = log = fatal = failure = err = warn = msg
 

@@ -16,8 +16,7 @@ from protocols.errors import BadRequest, Forbidden
 from protocols.rpc import Right
 
 ALL: tuple[Right, ...] = ("observe", "use", "operate", "admin")
-NAME = re.compile(r"[^/@\x00-\x1f\x7f*][^/\x00-\x1f\x7f]{0,127}\Z")
-"""A user's name below an account: anything printable up to 128 characters without a slash."""
+_NAME = re.compile(r"[^/@*][^/]{0,127}\Z")
 
 _CREDENTIALS = struct.Struct("3i")
 
@@ -45,10 +44,10 @@ class Peer(Struct, frozen=True):
         if named.startswith("@"):
             self.needs("operate", f"acting as `{named}`")
             parts = named[1:].split("/")
-            if len(parts) > 2 or not all(map(NAME.match, parts)):  # noqa: PLR2004  account and name
+            if len(parts) > 2 or not all(map(_is_name, parts)):  # noqa: PLR2004  account and name
                 raise BadRequest(f"`{named}` is no user; write @account or @account/name")
             return named[1:]
-        if not NAME.match(named):
+        if not _is_name(named):
             raise BadRequest("`user` is a name of at most 128 printable characters without a slash; with `operate` also @account/name")
         return f"{self.account}/{named}"
 
@@ -80,6 +79,11 @@ def account_of(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"uid-{uid}"
+
+
+def _is_name(text: str) -> bool:
+    """Anything printable up to 128 characters without a slash; `@` and `*` at its start mean something else."""
+    return _NAME.match(text) is not None and text.isprintable()
 
 
 def _groups(account: str, gid: int) -> frozenset[str]:

@@ -33,10 +33,11 @@ class Server:
 
     version = __version__
 
-    def __init__(self, world: World, rights: RightsSection, max_frame_bytes: int) -> None:
+    def __init__(self, world: World, rights: RightsSection, max_frame_bytes: int, client_stall_s: float) -> None:
         self._world = world
         self._rights = rights
         self.max_frame_bytes = max_frame_bytes
+        self.client_stall_s = client_stall_s
         self.draining = False
         self.connections: set[Connection] = set()
         self._listeners: list[asyncio.AbstractServer] = []
@@ -69,8 +70,8 @@ class Server:
         method = METHODS.get(call.method)
         if method is None:
             raise _unknown(call.method)
-        params = cast("Codec", connection.codec).params(method.params, call.params)
         connection.peer.needs(method.params.right, f"`{call.method}`")
+        params = cast("Codec", connection.codec).params(method.params, call.params)
         counts = self._world.counts
         counts.calls += 1
         try:

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from protocols.errors import BadRequest
 from protocols.routing import Decision
@@ -16,6 +16,9 @@ from protocols.rpc import Params, Right
 
 FREE_FORM_LIMIT = 131_072
 """Bytes that a schema sent as msgpack may have: untyped nesting costs 72 bytes of memory a byte, so it is bounded."""
+
+MAX_TOKENS = 1_000_000_000
+"""Above every model's longest answer; keeps the bound of a call in 64 bits."""
 
 
 class TextPart(Struct, forbid_unknown_fields=True, tag_field="type", tag="text"):
@@ -139,7 +142,7 @@ class Chat(Params):
     temperature: float | None = None
     top_p: float | None = None
     stop: str | list[str] | None = None
-    seed: int | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     response_format: ResponseFormat | None = None
@@ -151,8 +154,8 @@ class Chat(Params):
         """The checks that a type can't say; msgspec turns a ValueError into a fault that names the place."""
         if not self.messages:
             raise ValueError("`messages` must have at least one message")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError("`max_tokens` must be at least 1")
+        if self.max_tokens is not None and not 1 <= self.max_tokens <= MAX_TOKENS:
+            raise ValueError(f"`max_tokens` must be between 1 and {MAX_TOKENS}")
         if self.temperature is not None and not 0 <= self.temperature <= 2:
             raise ValueError("`temperature` must be between 0 and 2")
         if self.top_p is not None and not 0 < self.top_p <= 1:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 PROTOCOL = 1
 MAX_FRAME_BYTES = 8_388_608
 
 Right = Literal["observe", "use", "operate", "admin"]
+
+CallId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""What both wires can carry back."""
 
 
 class Hello(Struct, tag_field="t", tag="hello", forbid_unknown_fields=True):
@@ -22,7 +25,7 @@ class Hello(Struct, tag_field="t", tag="hello", forbid_unknown_fields=True):
 class Call(Struct, tag_field="t", tag="call", forbid_unknown_fields=True):
     """One call; `params` are decoded when the method is known. `deadline_s` counts from when the daemon reads it."""
 
-    id: int
+    id: CallId
     method: str
     params: Raw = Raw(b"")
     deadline_s: float | None = None

@@ -13,7 +13,11 @@ from msgspec import Meta, Struct, field
 from protocols.request import Request
 from protocols.rpc import Params, Right
 
-Usd = Annotated[float, Meta(ge=0)]
+Usd = Annotated[float, Meta(ge=0, le=1e9)]
+"""Dollars; the upper bound keeps nano-dollars in 64 bits, and infinity out."""
+
+Value = str | int | float | bool | None | list[str]
+"""What a setting may be, before its own type is checked: nothing that nests, so that a hostile value stays small."""
 
 
 class UserSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -81,7 +85,7 @@ class SettingsSet(Params):
     right: ClassVar[Right] = "use"
 
     key: str
-    value: Any
+    value: Value
     user: str | None = None
 
 

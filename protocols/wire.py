@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from protocols.errors import BadRequest, ProtocolViolation, TooLarge
-from protocols.rpc import Call, ClientMessage, DaemonMessage, Params
+from protocols.rpc import Call, CallId, ClientMessage, DaemonMessage, Params
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -28,7 +28,7 @@ class _Envelope(Struct):
     """The least that a wrong message must have to be answered under its id."""
 
     t: str
-    id: int
+    id: CallId
 
 
 class Codec(Protocol):
@@ -58,12 +58,13 @@ class Codec(Protocol):
 class Frames:
     """Frames of msgpack.
 
-    State: the bytes of a message that has not ended.
+    State: the bytes of a message that has not ended, and how many it takes to look at them again.
     """
 
     def __init__(self, max_frame_bytes: int) -> None:
         self._limit = max_frame_bytes
-        self._rest = b""
+        self._rest = bytearray()
+        self._wanted = _LENGTH
 
     @property
     def unfinished(self) -> bool:
@@ -77,10 +78,14 @@ class Frames:
     def split(self, data: bytes) -> list[memoryview]:
         """The payloads complete with these bytes. Raises TooLarge."""
         if self._rest:
-            data = self._rest + data
+            self._rest += data
+            if len(self._rest) < self._wanted:
+                return []
+            data = bytes(self._rest)
         payloads = []
         view = memoryview(data)
         start, end = 0, len(data)
+        self._wanted = _LENGTH
         while end - start >= _LENGTH:
             size = int.from_bytes(view[start : start + _LENGTH], "big")
             if size > self._limit:
@@ -89,10 +94,11 @@ class Frames:
                 )
             stop = start + _LENGTH + size
             if stop > end:
+                self._wanted = stop - start
                 break
             payloads.append(view[start + _LENGTH : stop])
             start = stop
-        self._rest = data[start:]
+        self._rest = bytearray(view[start:])
         return payloads
 
     def append(self, out: bytearray, message: Struct) -> None:

@@ -1,10 +1,22 @@
-"""What every test has: the event loop is asyncio's, as in the daemon."""
+"""What every test has: the event loop is asyncio's, as in the daemon, and no actor outlives its test."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pykka
 import pytest
 
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, bool]]:
     return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(autouse=True)
+def no_actor_is_left() -> Iterator[None]:
+    yield
+    left = pykka.ActorRegistry.get_all()
+    for ref in left:
+        pykka.ActorRegistry.unregister(ref)
+    assert left == []

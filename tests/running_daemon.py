@@ -59,12 +59,16 @@ class Daemon:
         said = ["--config", str(config), "--state", str(self.state), "--socket", str(self.socket)]
         return [*_python("daemon"), *said]
 
-    def start(self) -> None:
-        """Starts it and waits until it answers; AssertionError with the log if it does not."""
+    def launch(self) -> None:
+        """Starts it and waits for nothing."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+
+    def start(self) -> None:
+        """Starts it and waits until it answers; AssertionError with the log if it does not."""
+        self.launch()
         eventually(self._answers, "the daemon answers")
 
     def refused(self) -> Ended:

@@ -88,7 +88,7 @@ class Answer(Response):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _arrival(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._connection.loop.create_future()
         try:
             await self._waiter
         finally:
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
     bytes of a body; how many exchanges began on it, and when the last ended (loop time, seconds).
     """
 
-    __slots__ = ("_answer", "_framing", "_transport", "alive", "exchanges", "idle_since", "parser")
+    __slots__ = ("_answer", "_framing", "_transport", "alive", "exchanges", "idle_since", "loop", "parser")
 
     parser: HttpResponseParser
 
@@ -163,6 +163,7 @@ class Connection(asyncio.Protocol):
         self._answer: Answer | None = None
         self._framing = 0
         self._transport: asyncio.Transport
+        self.loop = asyncio.get_running_loop()  # kept: each look-up is a system call
 
     def __repr__(self) -> str:
         state = "closed" if not self.alive else "idle" if self._answer is None else "in use"

@@ -93,7 +93,7 @@ class HttpClient(Transport):
             raise ConnectFailed("the client is closed")
         idle = self._idle.get(endpoint.origin)
         if idle:
-            oldest = asyncio.get_running_loop().time() - self._idle_s
+            oldest = idle[-1].loop.time() - self._idle_s
             while idle:
                 connection = idle.pop()
                 if connection.alive and connection.idle_since > oldest:
@@ -103,7 +103,7 @@ class HttpClient(Transport):
 
     def put_back(self, endpoint: Endpoint, connection: Connection, answer: Answer) -> None:
         """Ends an exchange, and keeps the connection for the next one if it can be used again."""
-        loop = asyncio.get_running_loop()
+        loop = connection.loop
         if not connection.release(answer, loop.time()):
             return
         idle = self._idle.setdefault(endpoint.origin, [])

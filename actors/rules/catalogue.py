@@ -11,7 +11,7 @@ from actors.rules.pricing import FREE, Price, overridden
 from protocols.model import ModelInfo, Speed, Strength
 from protocols.provider import AVAILABLE, ProviderView
 
-UsdPerMtok = Annotated[float, Meta(ge=0)]
+UsdPerMtok = Annotated[float, Meta(ge=0, le=1e6)]
 
 
 class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -46,7 +46,7 @@ class Prices(Protocol):
 class Catalogue:
     """The models by `provider:model`.
 
-    State: a cache of prices, bounded by CACHED.
+    State: where prices are looked up, and a cache of them, bounded by CACHED.
     """
 
     CACHED = 4096
@@ -56,9 +56,19 @@ class Catalogue:
         self._prices = prices
         self._cache: dict[tuple[str, str], Price | None] = {}
 
+    def learn(self, prices: Prices) -> None:
+        """Looks prices up here from now on."""
+        self._prices = prices
+        self._cache.clear()
+
     def entry(self, provider: str, model: str) -> ModelConfig:
         """The config's entry, or one that says nothing."""
         return self.entries.get(f"{provider}:{model}", NOTHING)
+
+    def priced_by_config(self, provider: str, model: str) -> bool:
+        """Whether the config alone says what it costs, so that nobody needs to wait for the price book."""
+        entry = self.entry(provider, model)
+        return bool(entry.local) or (entry.input_usd_per_mtok is not None and entry.output_usd_per_mtok is not None)
 
     def price(self, view: ProviderView, model: str) -> Price | None:
         """What a model costs at a provider: FREE where it is local, None where nobody knows."""

@@ -24,7 +24,7 @@ from protocols.provider import AVAILABLE, ProviderView
 from protocols.routing import Reason, Rejected, Step
 
 
-class Target(Struct, frozen=True):
+class Target(Struct, frozen=True, cache_hash=True):
     """A model at a provider."""
 
     provider: str

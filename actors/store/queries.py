@@ -7,7 +7,6 @@ import sqlite3
 from importlib.resources import files
 from typing import Any, Self
 
-
 _VALUES = re.compile(r"VALUES (\([?, ]+\))")
 
 MOST_ROWS = 64

@@ -88,7 +88,8 @@ class Store:
         self._pump: asyncio.Task[None] | None = None
         self.full = False
         self.broken = broken
-        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()  # kept: each look-up is a system call
+        self.failed: asyncio.Future[None] = self._loop.create_future()
 
     def __repr__(self) -> str:
         return f"<Store {len(self._waiting)} waiting{', full' if self.full else ''}{', broken' if self.broken else ''}>"
@@ -99,7 +100,7 @@ class Store:
         It fails with LedgerReadonly when the disk is full, and with Internal for rows that can't be written; `must` rows are
         kept while the disk is full and tried again until they are written. `then` is called after the commit, also when the waiter of the future was cancelled.
         """
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[None] = self._loop.create_future()
         if self.broken is not None:
             done.set_exception(LedgerReadonly(self.broken))
             return done
@@ -118,7 +119,7 @@ class Store:
 
     def start(self) -> None:
         """Starts the writer."""
-        self._pump = asyncio.get_running_loop().create_task(self._write(), name="store writer")
+        self._pump = self._loop.create_task(self._write(), name="store writer")
 
     async def close(self) -> None:
         """Writes what waits (or gives it up while the disk is full) and closes."""

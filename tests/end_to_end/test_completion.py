@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import running_daemon
 import simulated_provider
-from running_daemon import ROOT, Daemon, priced, provider
+from running_daemon import ROOT, Daemon, eventually, priced, provider
 from simulated_provider import Provider
 
 from protocols.chat import Delta, Reasoning, ToolCallDelta
@@ -268,9 +268,15 @@ def test_an_answer_that_the_provider_did_not_count_is_charged_by_all_that_it_sai
     assert "estimated" in {warning["code"] for warning in answer["warnings"]}
 
 
+def test_the_first_call_after_a_start_needs_to_name_no_model():
+    with running_daemon.running() as bare, bare.connect() as quorum:
+        assert quorum.chat("hello").simulated
+
+
 def test_with_no_config_and_no_key_the_simulated_provider_answers_and_everything_says_so():
     with running_daemon.running() as bare:
         with bare.connect() as quorum:
+            eventually(lambda: quorum.call("models")["models"], "the models are listed")
             answer = quorum.chat("hello")
             status = quorum.call("status")
         assert answer.simulated

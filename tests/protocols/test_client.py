@@ -26,6 +26,7 @@ from protocols.client import (
     replies,
     socket_path,
 )
+from protocols.wire import encode_frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -414,6 +415,26 @@ class TestTheConnection:
         with pytest.raises(errors.Forbidden), connect_blocking(path=daemon.path):
             pass
 
+    async def test_a_daemon_that_closes_without_reading_is_understood_all_the_same(self, tmp_path):
+        """On a Unix socket that is a reset, and what was said before it is still there."""
+        refusal = fault(errors.Forbidden("no"))
+        with rude_daemon(tmp_path / "rude.sock", refusal) as path, pytest.raises(errors.Forbidden):
+            async with connect(path=path):
+                pass
+        with rude_daemon(tmp_path / "rude.sock", refusal) as path, pytest.raises(errors.Forbidden):
+            connect_blocking(path=path).__enter__()
+
+    @pytest.mark.parametrize("hello_first", [True, False])
+    async def test_a_reset_in_the_middle_is_a_lost_connection(self, tmp_path, daemon, hello_first):
+        welcome = daemon.greeting
+        with rude_daemon(tmp_path / "rude.sock", welcome, hello_first) as path:
+            async with connect(path=path) as quorum:
+                with pytest.raises(ConnectionLost):
+                    await quorum.call("ping")
+        with rude_daemon(tmp_path / "rude.sock", welcome, hello_first) as path, connect_blocking(path=path) as other:
+            with pytest.raises(ConnectionLost):
+                other.call("ping")
+
     @pytest.mark.parametrize(("greeting", "why"), [(CLOSE, "closed the connection"), (HANG, "says nothing")])
     async def test_no_welcome_is_not_reachable(self, daemon, monkeypatch, greeting, why):
         monkeypatch.setattr(asynchronous, "HANDSHAKE_S", 0.05)
@@ -538,6 +559,25 @@ class TestReachingTheDaemon:
         monkeypatch.delenv("QUORUMD_SOCKET", raising=False)
         monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
         assert socket_path() == "/run/quorumd/rpc.sock"
+
+
+@contextmanager
+def rude_daemon(path: Path, message: Any, hello_first: bool = False) -> Iterator[Path]:
+    """Takes one connection, says one thing and closes, at most having waited for bytes that it does not read."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        if hello_first:
+            connection.recv(1, socket.MSG_PEEK)
+        connection.sendall(encode_frame(message))
+        connection.close()
+
+    with listening(path, backlog=1) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield path
+        thread.join()
+    path.unlink()
 
 
 @contextmanager
