@@ -95,10 +95,10 @@ class BudgetActor(Actor):
         refused = refusal(posting.bound, amount)
         if refused is not None:
             raise self._fault(refused, amount)
+        hold = OpenHold(start, amount, posting.accounts)
+        posted = self._ledger.deliver(PostHold(start, amount, posting.accounts))  # first: if it raises, nothing is promised
         for balance in posting.balances:
             balance.held += amount
-        hold = OpenHold(start, amount, posting.accounts)
-        posted = self._ledger.deliver(PostHold(start, amount, posting.accounts))
         self._open[start.usage_id] = _Hold(hold, posted)
         # Shielded: a caller that is cancelled here settles, and whether there is anything to settle `posted` must still tell.
         return Wait(self._durable(hold, asyncio.shield(posted)))
@@ -125,15 +125,17 @@ class BudgetActor(Actor):
             return None
         if open_hold.posted is not None and not open_hold.posted.done():
             return Wait(self._settle_once_posted(open_hold.posted, request))
-        del self._open[request.usage_id]
         hold, end = open_hold.hold, request.end
         if open_hold.posted is not None and open_hold.posted.exception() is not None:
+            del self._open[request.usage_id]
             self._move(hold, held=-hold.amount, spent=0)
             return None
+        settled = self._ledger.deliver(PostSettlement(hold.start, end, hold.amount, hold.accounts))
+        del self._open[request.usage_id]
         self._move(hold, held=-hold.amount, spent=end.cost or 0)
         if (end.cost or 0) > hold.amount:
             log.warning("overrun", usage_id=request.usage_id, hold_nano_usd=hold.amount, cost_nano_usd=end.cost)
-        return Wait(self._ledger.deliver(PostSettlement(hold.start, end, hold.amount, hold.accounts)))
+        return Wait(settled)
 
     async def _settle_once_posted(self, posted: asyncio.Future[None], request: Settle) -> None:
         await asyncio.wait([posted])
@@ -147,7 +149,7 @@ class BudgetActor(Actor):
         rows = []
         for span in self._spans:
             for scope in self._scopes_to_show(request.user, span):
-                limit = limit_of(scope, self._limits, self._own).of(span.period)
+                limit = limit_of(scope, self._limits, self._own_of(scope)).of(span.period)
                 always = "daemon" if request.user is None else f"user:{request.user}"
                 if limit is not None or (span.period == "month" and scope == always):
                     balance = self._balances.get(Account(scope, span.period, span.starts_at), Balance())

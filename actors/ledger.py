@@ -51,7 +51,8 @@ log = structlog.get_logger("ledger")
 class Ledger(Actor):
     """Posts to the books and reads them.
 
-    State: the ids of accounts and of the sets of accounts that attempts count in, both as the database has them.
+    State: the ids of accounts, and of the sets of accounts that attempts count in by their members' ids, both as the database
+    has them; the sets once more by the accounts as attempts list them.
     """
 
     def __init__(self, store: Store, clock: Clock, dispatched: Dispatched) -> None:
@@ -60,6 +61,7 @@ class Ledger(Actor):
         self._clock = clock
         self._dispatched = dispatched
         self._account_ids: dict[Account, int] = {}
+        self._set_ids: dict[tuple[int, ...], int] = {}
         self._sets: dict[tuple[Account, ...], int] = {}
 
     def __repr__(self) -> str:
@@ -68,15 +70,15 @@ class Ledger(Actor):
     async def opening(self) -> None:
         """Reads the ids after everything that an earlier incarnation submitted is written."""
         await self._store.written()
-        self._account_ids = {}
-        by_id = {}
-        for account_id, scope, period, starts_at, *_ in await self._store.read(SQL["all_accounts"]):
-            by_id[account_id] = account = Account(scope, period, starts_at)
-            self._account_ids[account] = account_id
+        self._account_ids = {
+            Account(scope, period, starts_at): account_id
+            for account_id, scope, period, starts_at, *_ in await self._store.read(SQL["all_accounts"])
+        }
         sets: dict[int, list[int]] = {}
         for set_id, account_id in await self._store.read(SQL["all_sets"]):
             sets.setdefault(set_id, []).append(account_id)
-        self._sets = {tuple(by_id[i] for i in ids): set_id for set_id, ids in sets.items()}
+        self._set_ids = {tuple(ids): set_id for set_id, ids in sets.items()}
+        self._sets = {}
 
     @handles(PostHold)
     def post_hold(self, post: PostHold) -> Wait[None]:
@@ -117,8 +119,12 @@ class Ledger(Actor):
             if account not in self._account_ids:
                 account_id = self._account_ids[account] = len(self._account_ids) + 1
                 rows.append((SQL["add_account"], (account_id, account.scope, account.period, account.starts_at)))
-        set_id = self._sets[accounts] = len(self._sets) + 1
-        self._store.submit(*rows, *[(SQL["add_to_set"], (set_id, self._account_ids[a])) for a in accounts], must=True)
+        ids = tuple(sorted(self._account_ids[a] for a in accounts))
+        set_id = None
+        if set_id is None:
+            set_id = self._set_ids[ids] = len(self._set_ids) + 1
+            self._store.submit(*rows, *[(SQL["add_to_set"], (set_id, i)) for i in ids], must=True)
+        self._sets[accounts] = set_id
         return set_id
 
     @handles(ReadBooks)
@@ -133,7 +139,8 @@ class Ledger(Actor):
             for _, scope, period, starts_at, spent, held in await self._store.read(SQL["all_accounts"])
             if starts_at >= since or held
         }
-        accounts_of = {set_id: accounts for accounts, set_id in self._sets.items()}
+        account_of = {account_id: account for account, account_id in self._account_ids.items()}
+        accounts_of = {set_id: tuple(account_of[i] for i in ids) for ids, set_id in self._set_ids.items()}
         holds = [
             OpenHold(_start_of(row[:11]), NanoUSD(row[11]), accounts_of[row[12]])
             for row in await self._store.read(SQL["open_holds"])

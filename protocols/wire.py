@@ -22,6 +22,7 @@ UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """The three families of exceptions that msgspec raises on bytes that it can't decode."""
 
 _LENGTH = 4
+_REASON_LENGTH = 500
 
 
 class _Envelope(Struct):
@@ -233,9 +234,9 @@ def _params(decoder: _Decoder[P], raw: Raw, empty: bytes) -> P:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong and where, in a sentence that is safe to send back: msgspec names fields and types, never values."""
+    """What is wrong and where. Msgspec names fields, types and words that are no choice; a client's own may be long."""
     if isinstance(error, UnicodeDecodeError):
         return "a string is not UTF-8"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    return str(error)
+    return str(error)[:_REASON_LENGTH]

@@ -48,7 +48,7 @@ def begun(breaker: Breaker) -> Breaker:
 
 def succeeded(breaker: Breaker, probe: int) -> Breaker:
     """An attempt with this number went well."""
-    if breaker.open and probe != breaker.probe:
+    if breaker.open and (probe != breaker.probe or not breaker.probing):
         return breaker
     return Breaker(probe=breaker.probe)
 

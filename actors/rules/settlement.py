@@ -53,7 +53,7 @@ def charge(
     if ending != "complete" and whole and price is not FREE and price is not None:
         return Charge(seen, "estimate", held, "estimated")
     charged = _priced(price, seen, "estimate", "estimated", at_s)
-    if charged.cost is None or ending == "complete":
+    if charged.cost is None:
         return charged
     return Charge(seen, "estimate", min(charged.cost, held), charged.cost_source)
 

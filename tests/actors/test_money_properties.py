@@ -3,14 +3,15 @@
 import asyncio
 import sqlite3
 import tempfile
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from worlds import TurnedClock, attempt_end, calm, month, open_books
+from structlog.testing import capture_logs
+from worlds import TurnedClock, attempt_end, month, open_books
 
 from actors.base import handles
 from actors.budget import BudgetActor
@@ -75,22 +76,21 @@ class Auditor:
     """
 
     def __init__(self, path):
-        self.path = path
+        self.books = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self.commits = 0
         self.wrong = []
 
     def audit(self):
         self.commits += 1
-        with closing(sqlite3.connect(self.path)) as books:
-            for scope, period, spent, held, journal_spent, journal_held, overrun in books.execute(JOURNAL):
-                if (spent, held) != (journal_spent, journal_held):
-                    self.wrong.append(f"{scope} {period}: {spent}, {held} but {journal_spent}, {journal_held}")
-                limit = IN_NANO.get((scope, period))
-                if limit is not None and spent + held > limit + overrun:
-                    self.wrong.append(f"{scope} {period}: {spent} + {held} above {limit} with overruns of {overrun}")
-            ((cost, spent, amount, held),) = books.execute(SUMS)
-            if (cost, amount) != (spent, held):
-                self.wrong.append(f"usage {cost}, spent {spent}; open holds {amount}, held {held}")
+        for scope, period, spent, held, journal_spent, journal_held, overrun in self.books.execute(JOURNAL).fetchall():
+            if (spent, held) != (journal_spent, journal_held):
+                self.wrong.append(f"{scope} {period}: {spent}, {held} but {journal_spent}, {journal_held}")
+            limit = IN_NANO.get((scope, period))
+            if limit is not None and spent + held > limit + overrun:
+                self.wrong.append(f"{scope} {period}: {spent} + {held} above {limit} with overruns of {overrun}")
+        ((cost, spent, amount, held),) = self.books.execute(SUMS).fetchall()
+        if (cost, amount) != (spent, held):
+            self.wrong.append(f"usage {cost}, spent {spent}; open holds {amount}, held {held}")
 
 
 class Play:
@@ -221,24 +221,24 @@ def runner():
 
 
 @settings(
-    max_examples=5, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 @given(steps=st.lists(STEP, min_size=30, max_size=40))
 def test_at_every_commit_the_limits_hold_and_the_books_balance(runner, steps):
     async def play():
-        with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-            auditor = Auditor(Path(folder) / "quorumd.sqlite3")
+        with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch, capture_logs():
             apply = sqlite._apply
 
             def audited(connection, group):
                 apply(connection, group)
                 auditor.audit()
 
-            patch.setattr(sqlite, "_apply", audited)
             game = Play(Path(folder))
             # More crashes than a supervisor forgives are another test's; here each one is.
             patch.setattr("actors.supervise.CRASH_WINDOW_S", 0.0)
             await game.open()
+            auditor = Auditor(Path(folder) / "quorumd.sqlite3")
+            patch.setattr(sqlite, "_apply", audited)
             try:
                 for step in steps:
                     await game.step(step)
@@ -252,7 +252,8 @@ def test_at_every_commit_the_limits_hold_and_the_books_balance(runner, steps):
                 assert [b.held for b in game.books.budget.incarnation._balances.values() if b.held] == []
             finally:
                 await game.close()
-            await calm()
+                auditor.books.close()
             assert auditor.wrong == []
+            assert auditor.commits > 0
 
     runner.run(play())

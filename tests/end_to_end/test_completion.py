@@ -47,7 +47,11 @@ def expected_nano(cached: int) -> int:
 
 def counted(upstream: Provider, **more: object) -> None:
     upstream.set(
-        prompt_tokens=PROMPT_TOKENS, cached_tokens=CACHED_TOKENS, response_tokens=RESPONSE_TOKENS, text="one two three four", **more
+        prompt_tokens=PROMPT_TOKENS,
+        cached_tokens=CACHED_TOKENS,
+        response_tokens=RESPONSE_TOKENS,
+        text="one two three four",
+        **more,
     )
 
 
@@ -70,12 +74,22 @@ def test_a_completion_is_answered_and_every_book_says_the_same(dialect, stream, 
     cached = 0 if dialect == "ollama" else CACHED_TOKENS  # Ollama counts no cache
     cost = expected_nano(cached)
     assert (answer.text, answer.finish_reason, answer.model_used) == ("one two three four", "stop", f"{dialect}:sim")
-    assert (answer.usage.prompt_tokens, answer.usage.response_tokens, answer.usage.source) == (PROMPT_TOKENS, RESPONSE_TOKENS, "provider")
+    assert (answer.usage.prompt_tokens, answer.usage.response_tokens, answer.usage.source) == (
+        PROMPT_TOKENS,
+        RESPONSE_TOKENS,
+        "provider",
+    )
     assert (answer.cost_nano_usd, row["cost_nano_usd"]) == (cost, cost)
     assert (row["usage_id"], row["call_id"], row["status"]) == (answer.usage_id, answer.call_id, "ok")
     assert (row["cost_source"], row["token_source"]) == ("price", "provider")
-    assert (row["prompt_tokens"], row["cached_tokens"], row["response_tokens"]) == (PROMPT_TOKENS, cached, RESPONSE_TOKENS)
-    journal = daemon.database("SELECT entry, held, spent FROM journal WHERE usage_id = ? ORDER BY entry", answer.usage_id)
+    assert (row["prompt_tokens"], row["cached_tokens"], row["response_tokens"]) == (
+        PROMPT_TOKENS,
+        cached,
+        RESPONSE_TOKENS,
+    )
+    journal = daemon.database(
+        "SELECT entry, held, spent FROM journal WHERE usage_id = ? ORDER BY entry", answer.usage_id
+    )
     assert [entry["entry"] for entry in journal] == [0, 1]
     assert journal[0]["held"] == -journal[1]["held"] >= cost
     assert (journal[0]["spent"], journal[1]["spent"]) == (0, cost)
@@ -103,7 +117,9 @@ with connect_blocking(app="another", path=sys.argv[1]) as quorum:
 def test_another_process_streams_a_completion_with_the_python_client_alone(dialect, daemon, upstream):
     counted(upstream)
     command = [sys.executable, "-c", SCRIPT, str(daemon.socket), f"{dialect}:sim"]
-    said = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=True)
+    said = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=True
+    )
     text, _, cost = said.stdout.decode().partition("|")
     assert (text, int(cost)) == ("one two three four", daemon.rows()[0]["cost_nano_usd"])
 
@@ -146,7 +162,11 @@ def test_json_lines_need_nothing_but_a_socket_and_json(dialect, hello, daemon, u
     assert done["t"] == "done"
     assert "".join(item["value"]["text"] for item in items) == done["value"]["text"] == "one two three four"
     row = usage["value"]["rows"][0]
-    assert row["cost_nano_usd"] == done["value"]["cost_nano_usd"] == expected_nano(0 if dialect == "ollama" else CACHED_TOKENS)
+    assert (
+        row["cost_nano_usd"]
+        == done["value"]["cost_nano_usd"]
+        == expected_nano(0 if dialect == "ollama" else CACHED_TOKENS)
+    )
     assert row["app"] == ("editor" if hello else "unknown")
     daemon.balanced()
 
@@ -158,7 +178,14 @@ def test_several_json_calls_on_one_connection_are_answered_side_by_side(daemon):
         assert [lines.hear()["id"], lines.hear()["id"]] == [2, 1]
 
 
-TOOL = {"type": "function", "function": {"name": "weather", "description": "of a city", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
@@ -182,13 +209,27 @@ def test_a_tool_call_comes_through_and_its_result_goes_back(dialect, stream, dae
         upstream.set()
         back = [
             {"role": "user", "content": "weather?"},
-            {"role": "assistant", "content": None, "tool_calls": [{"id": call.id, "type": "function", "function": {"name": "weather", "arguments": call.function.arguments}}]},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {
+                        "id": call.id,
+                        "type": "function",
+                        "function": {"name": "weather", "arguments": call.function.arguments},
+                    }
+                ],
+            },
             {"role": "tool", "tool_call_id": call.id, "content": "22 degrees"},
         ]
         quorum.chat(back, model=f"{dialect}:sim", tools=[TOOL])
     first, second = (request["body"] for request in upstream.chats(bodies=True))
     offered = first["tools"][0]
-    assert offered == {"name": "weather", "description": "of a city", "input_schema": TOOL["function"]["parameters"]} if dialect == "anthropic" else offered == TOOL
+    assert (
+        offered == {"name": "weather", "description": "of a city", "input_schema": TOOL["function"]["parameters"]}
+        if dialect == "anthropic"
+        else offered == TOOL
+    )
     assert "22 degrees" in json.dumps(second["messages"][-1])
     assert "Gen\\u00e8ve" in json.dumps(second["messages"][1])
 
@@ -196,8 +237,21 @@ def test_a_tool_call_comes_through_and_its_result_goes_back(dialect, stream, dae
 @pytest.mark.parametrize("wire", ["frames", "json"])
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_stop_seed_temperature_and_images_reach_the_provider_in_its_own_words(dialect, wire, daemon, upstream):
-    message = {"role": "user", "content": [{"type": "text", "text": "what is this?"}, {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}]}
-    asked = {"messages": [{"role": "system", "content": "be brief"}, message], "model": f"{dialect}:sim", "stop": ["END"], "temperature": 0.5, "top_p": 0.9, "max_tokens": 77}
+    message = {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "what is this?"},
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}},
+        ],
+    }
+    asked = {
+        "messages": [{"role": "system", "content": "be brief"}, message],
+        "model": f"{dialect}:sim",
+        "stop": ["END"],
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "max_tokens": 77,
+    }
     asked |= {} if dialect == "anthropic" else {"seed": 42}
     if wire == "json":
         with daemon.json_lines() as lines:
@@ -213,7 +267,11 @@ def test_stop_seed_temperature_and_images_reach_the_provider_in_its_own_words(di
     assert (options["temperature"], options["top_p"]) == (0.5, 0.9)
     match dialect:
         case "openai":
-            assert (body["stop"], body["seed"], body.get("max_tokens") or body.get("max_completion_tokens")) == (["END"], 42, 77)
+            assert (body["stop"], body["seed"], body.get("max_tokens") or body.get("max_completion_tokens")) == (
+                ["END"],
+                42,
+                77,
+            )
         case "anthropic":
             assert (body["stop_sequences"], body["max_tokens"], body["system"]) == (["END"], 77, "be brief")
         case "ollama":
@@ -239,7 +297,9 @@ def test_a_json_schema_shapes_the_answer_on_either_wire(dialect, wire, daemon, u
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_reasoning_is_told_apart_from_the_answer_and_counted(dialect, stream, daemon, upstream):
-    upstream.set(reasoning="first I think", text="then I speak", reasoning_tokens=7, response_tokens=20, prompt_tokens=10)
+    upstream.set(
+        reasoning="first I think", text="then I speak", reasoning_tokens=7, response_tokens=20, prompt_tokens=10
+    )
     with daemon.connect() as quorum:
         if stream:
             asked = quorum.stream("hello", model=f"{dialect}:sim", reasoning_effort="low")
@@ -262,7 +322,9 @@ def test_reasoning_is_told_apart_from_the_answer_and_counted(dialect, stream, da
 def test_an_answer_that_the_provider_did_not_count_is_charged_by_all_that_it_said(stream, daemon, upstream):
     upstream.set(no_usage=True, reasoning="thought " * 400, text="word " * 20)
     with daemon.connect() as quorum:
-        answer = quorum.call("chat", messages=[{"role": "user", "content": "hi"}], model="openai:sim", stream=stream, max_tokens=4000)
+        answer = quorum.call(
+            "chat", messages=[{"role": "user", "content": "hi"}], model="openai:sim", stream=stream, max_tokens=4000
+        )
     assert answer["usage"]["source"] == "estimate"
     assert answer["usage"]["response_tokens"] > 300
     assert "estimated" in {warning["code"] for warning in answer["warnings"]}

@@ -19,7 +19,14 @@ from simulated_provider import Provider, model
 ROUNDS = 20
 NIGHTLY_ROUNDS = 200
 CLIENTS = 4
-LOAD = ["sim", model(chunks=8, pace_ms=4), model(latency_ms=15), model(chunks=60, pace_ms=10), model(fail=500), model(chunks=9, break_at=3)]
+LOAD = [
+    "sim",
+    model(chunks=8, pace_ms=4),
+    model(latency_ms=15),
+    model(chunks=60, pace_ms=10),
+    model(fail=500),
+    model(chunks=9, break_at=3),
+]
 """What the clients ask for in turn: at once, streamed, late, longer than a round, failing, broken off."""
 SILENT = model(latency_ms=60_000)
 
@@ -31,7 +38,12 @@ def upstream() -> Iterator[Provider]:
 
 
 def config(upstream: Provider, limits: str = "", durability: str = "power") -> str:
-    sections = [f'[daemon]\ndurability = "{durability}"', limits, provider("paid", "openai", upstream.base_url()), provider("home", "ollama", upstream.base_url("ollama"))]
+    sections = [
+        f'[daemon]\ndurability = "{durability}"',
+        limits,
+        provider("paid", "openai", upstream.base_url()),
+        provider("home", "ollama", upstream.base_url("ollama")),
+    ]
     return "\n".join([*sections, priced(*[f"paid:{name}" for name in [*LOAD, SILENT]])])
 
 
@@ -60,7 +72,12 @@ class Load:
             return
 
     def _ask(self, lines: JsonLines, call_id: int) -> None:
-        params = {"model": f"paid:{LOAD[call_id % len(LOAD)]}", "messages": [{"role": "user", "content": "hi"}], "stream": call_id % 2 == 0, "max_tokens": 300}
+        params = {
+            "model": f"paid:{LOAD[call_id % len(LOAD)]}",
+            "messages": [{"role": "user", "content": "hi"}],
+            "stream": call_id % 2 == 0,
+            "max_tokens": 300,
+        }
         lines.send({"t": "call", "id": call_id, "method": "chat", "params": params})
 
     def _note(self, message: dict) -> None:
@@ -74,7 +91,10 @@ def kill_under_load(rounds: int, upstream: Provider, durability: str) -> None:
     """The same state folder through all rounds; each ends with `kill -9` at a random moment."""
     chance = random.Random(rounds)
     acknowledged: dict[str, int] = {}
-    with running_daemon.running(config(upstream, durability=durability), start=False) as daemon, ThreadPoolExecutor(CLIENTS) as clients:
+    with (
+        running_daemon.running(config(upstream, durability=durability), start=False) as daemon,
+        ThreadPoolExecutor(CLIENTS) as clients,
+    ):
         for _ in range(rounds):
             daemon.start()
             load = Load(daemon)
@@ -111,7 +131,12 @@ def test_killed_two_hundred_times_under_load_it_loses_nothing_that_was_acknowled
 
 
 def ask(lines: JsonLines, name: str, call_id: int = 1, max_tokens: int = 1000) -> None:
-    params = {"model": f"paid:{name}", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": max_tokens}
+    params = {
+        "model": f"paid:{name}",
+        "messages": [{"role": "user", "content": "hi"}],
+        "stream": True,
+        "max_tokens": max_tokens,
+    }
     lines.send({"t": "call", "id": call_id, "method": "chat", "params": params})
 
 
@@ -148,7 +173,10 @@ def nobody_accepts() -> Iterator[int]:
 
 
 def test_a_request_that_had_not_left_when_it_was_killed_costs_nothing(upstream):
-    with nobody_accepts() as port, running_daemon.running(config(upstream).replace(f":{upstream.port}/v1", f":{port}/v1")) as daemon:
+    with (
+        nobody_accepts() as port,
+        running_daemon.running(config(upstream).replace(f":{upstream.port}/v1", f":{port}/v1")) as daemon,
+    ):
         with daemon.json_lines() as lines:
             ask(lines, "sim")
             eventually(lambda: daemon.database("SELECT id FROM holds"), "the hold is durable")
@@ -163,7 +191,11 @@ def test_a_request_that_had_not_left_when_it_was_killed_costs_nothing(upstream):
 def test_two_calls_with_room_for_one_send_exactly_one_upstream(upstream):
     upstream.reset()
     limits = "[limits]\nmonth_usd = 0.02\n"  # a call may cost 0.0153 and a little
-    with running_daemon.running(config(upstream, limits)) as daemon, daemon.json_lines() as one, daemon.json_lines() as other:
+    with (
+        running_daemon.running(config(upstream, limits)) as daemon,
+        daemon.json_lines() as one,
+        daemon.json_lines() as other,
+    ):
         upstream.set(chunks=20, pace_ms=20)
         ask(one, "sim")
         ask(other, "sim")
@@ -186,7 +218,10 @@ def test_two_calls_with_room_for_one_send_exactly_one_upstream(upstream):
 def test_of_many_calls_at_once_no_more_go_upstream_than_fit(upstream):
     upstream.reset()
     upstream.set(latency_ms=300)
-    with running_daemon.running(config(upstream, "[limits]\nmonth_usd = 0.1\n")) as daemon, daemon.json_lines() as lines:
+    with (
+        running_daemon.running(config(upstream, "[limits]\nmonth_usd = 0.1\n")) as daemon,
+        daemon.json_lines() as lines,
+    ):
         for call_id in range(1, 41):
             ask(lines, "sim", call_id)
         ends = []
@@ -200,7 +235,10 @@ def test_of_many_calls_at_once_no_more_go_upstream_than_fit(upstream):
 
 def test_a_call_that_could_never_fit_hears_budget_exceeded_and_when_it_resets(upstream):
     upstream.reset()
-    with running_daemon.running(config(upstream, "[limits]\nmonth_usd = 0.01\n")) as daemon, daemon.json_lines() as lines:
+    with (
+        running_daemon.running(config(upstream, "[limits]\nmonth_usd = 0.01\n")) as daemon,
+        daemon.json_lines() as lines,
+    ):
         ask(lines, "sim")
         (fault,) = lines.until_end_of(1)
         detail = fault["detail"]

@@ -60,7 +60,12 @@ def daemon(one_daemon: Daemon, upstream: Provider) -> Daemon:
 
 def ask(lines: JsonLines, name: str, *, stream: bool = True, deadline_s: float | None = None, call_id: int = 1) -> None:
     """Begins a chat."""
-    params = {"model": name, "messages": [{"role": "user", "content": "tell me a story"}], "stream": stream, "max_tokens": 5000}
+    params = {
+        "model": name,
+        "messages": [{"role": "user", "content": "tell me a story"}],
+        "stream": stream,
+        "max_tokens": 5000,
+    }
     said = {"t": "call", "id": call_id, "method": "chat", "params": params}
     lines.send(said if deadline_s is None else said | {"deadline_s": deadline_s})
 
@@ -131,7 +136,9 @@ def test_a_hang_up_before_the_first_token_ends_the_request_too(stream, daemon, u
     row = settled(daemon, "cancelled")
     whole = hold_of(daemon, row)
     assert row["cost_source"] == "estimated"
-    assert row["cost"] == (row["prompt_tokens"] * 3000 if stream else whole)  # a whole answer is billed although nobody reads it
+    assert row["cost"] == (
+        row["prompt_tokens"] * 3000 if stream else whole
+    )  # a whole answer is billed although nobody reads it
 
 
 def test_a_cancel_message_ends_the_call_and_leaves_the_connection_usable(daemon, upstream):

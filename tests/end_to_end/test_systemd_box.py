@@ -70,7 +70,9 @@ class Box:
     def say(self, *command: str, user: str = "", timeout: float = 120) -> str:
         """What a command that has to succeed says."""
         done = self.run(*command, user=user, timeout=timeout)
-        assert done.returncode == 0, f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        if done.returncode != 0:
+            log = self.run("journalctl", "--unit=quorumd.service", "--lines=8", "--output=cat").stdout
+            pytest.fail(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}\n{log}")
         return done.stdout.strip()
 
     def json(self, *words: str, user: str = "ana") -> Any:
