@@ -6,55 +6,20 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from msgspec import Struct, field
-
 from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import MICRO, Clock
 from actors.pool import ProviderPool
+from actors.progress import Progress
 from actors.provider import Source, outcome_of
 from actors.rules.pricing import Price
-from actors.rules.settlement import Charge, Ending, charge
+from actors.rules.settlement import Charge, charge
 from protocols.budget import Reserve, Settle
-from protocols.chat import Chat, Message, TokenCount
+from protocols.chat import Chat, Message
 from protocols.errors import ProviderFailed, ProviderUnavailable, QuorumError, RateLimited, Truncated
 from protocols.money import NanoUSD
 from protocols.provider import AttemptEnded, Lease, Outcome
 from protocols.usage import AttemptEnd, AttemptStart
-
-
-class Progress(Struct):
-    """How far an attempt has come: whether a byte left, the answer's pieces, the provider's count, and why it ended if not well."""
-
-    sent: bool = False
-    answering: bool = False
-    complete: bool = False
-    aborted: bool = False
-    pieces: list[str] = field(default_factory=list)
-    reasoning: list[str] = field(default_factory=list)
-    other: int = 0
-    tokens: TokenCount | None = None
-    finish_reason: str | None = None
-    first_token_at: float | None = None
-
-    @property
-    def emitted(self) -> bool:
-        """Whether any content arrived: from then on there is no fallback."""
-        return bool(self.pieces or self.reasoning or self.other)
-
-    def text(self) -> str:
-        """The answer's text so far."""
-        return "".join(self.pieces)
-
-    def ending(self) -> Ending:
-        """How it ended, for the money."""
-        if self.complete:
-            return "complete"
-        if not self.sent:
-            return "refused"
-        if self.aborted:
-            return "aborted"
-        return "broken" if self.answering else "refused"
 
 
 class Held:
@@ -113,7 +78,9 @@ class Held:
             raise
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if isinstance(error, asyncio.CancelledError | TimeoutError):
             self.progress.aborted = True
         self.end = self._end(error)
@@ -158,7 +125,7 @@ class Held:
             held=self._amount or NanoUSD(0),
             tokens=progress.tokens,
             prompt="" if counted else _prompt_text(self._chat.messages),
-            emitted="" if counted else "".join([*progress.pieces, *progress.reasoning]) + "x" * progress.other,
+            emitted="" if counted else progress.emitted_text(),
             streamed=self._chat.stream,
             policy=self._source.billing_on_cancel,
             at_s=self._start.created_at / MICRO,

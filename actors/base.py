@@ -12,7 +12,7 @@ import inspect
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeVar, cast, final
 
 import pykka
 import structlog
@@ -132,8 +132,8 @@ class Reply(pykka.Future[Any]):
         if not self._future.done():
             self._future.set_exception(error)
 
-    def set_get_hook(self, func: Any) -> NoReturn:
-        """pykka's hook for blocking futures: there is none here."""
+    def set_get_hook(self, func: Any) -> NoReturn:  # noqa: ARG002  pykka's signature
+        """The hook of blocking futures: there is none here."""
         raise TypeError("a reply on the event loop has no get hook")
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -176,9 +176,9 @@ class Actor(pykka.Actor):
         raise RuntimeError("start actors with Supervisor.start, which restarts them")
 
     @property
-    def ref(self: A) -> Ref[A]:
+    def ref(self) -> Ref[Self]:
         """The way in for others."""
-        return cast("Ref[A]", self._actor_ref)
+        return cast("Ref[Self]", self._actor_ref)
 
     async def opening(self) -> None:
         """Builds the state from the store; until it returns, messages wait in the inbox."""
@@ -248,20 +248,20 @@ class Actor(pykka.Actor):
             answer = self._handlers[type(message)](self, message)
             if isinstance(answer, Wait):
                 self.spawn(self._finish(answer))
-        except Exception:  # noqa: BLE001  nobody waits for the answer
-            self._tell_failed(message)
+        except Exception as error:  # noqa: BLE001  nobody waits for the answer
+            self._tell_failed(message, error)
         finally:
             self.handling = False
 
     async def _finish(self, wait: Wait[Any]) -> None:
         try:
             await wait.awaitable
-        except Exception:  # noqa: BLE001  nobody waits for the answer
-            self._tell_failed(wait)
+        except Exception as error:  # noqa: BLE001  nobody waits for the answer
+            self._tell_failed(wait, error)
 
-    def _tell_failed(self, message: object) -> None:
+    def _tell_failed(self, message: object, error: Exception) -> None:
         self.ref.failed_tells += 1
-        log.exception("tell_failed", actor=self.ref.name, message_type=type(message).__name__)
+        log.error("tell_failed", actor=self.ref.name, message_type=type(message).__name__, exc_info=error)
 
     def stop_work(self) -> None:
         """Cancels what the actor spawned."""

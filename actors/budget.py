@@ -59,7 +59,9 @@ class BudgetActor(Actor):
     State: balances by account, open holds by usage id, users' own limits, the current periods, and postings cached for them.
     """
 
-    def __init__(self, ledger: Ref[Ledger], settings: Ref[SettingsActor], limits: Limits, zone: tzinfo, clock: Clock) -> None:
+    def __init__(
+        self, ledger: Ref[Ledger], settings: Ref[SettingsActor], limits: Limits, zone: tzinfo, clock: Clock
+    ) -> None:
         super().__init__()
         self._ledger = ledger
         self._settings = settings
@@ -96,7 +98,9 @@ class BudgetActor(Actor):
         if refused is not None:
             raise self._fault(refused, amount)
         hold = OpenHold(start, amount, posting.accounts)
-        posted = self._ledger.deliver(PostHold(start, amount, posting.accounts))  # first: if it raises, nothing is promised
+        posted = self._ledger.deliver(
+            PostHold(start, amount, posting.accounts)
+        )  # first: if it raises, nothing is promised
         for balance in posting.balances:
             balance.held += amount
         self._open[start.usage_id] = _Hold(hold, posted)
@@ -185,7 +189,9 @@ class BudgetActor(Actor):
     def _new_posting(self, accounts: tuple[Account, ...]) -> _Posting:
         balances = tuple(self._balances.setdefault(account, Balance()) for account in accounts)
         limits = (limit_of(a.scope, self._limits, self._own_of(a.scope)).of(a.period) for a in accounts)
-        bound = tuple((a, b, limit) for a, b, limit in zip(accounts, balances, limits, strict=True) if limit is not None)
+        bound = tuple(
+            (a, b, limit) for a, b, limit in zip(accounts, balances, limits, strict=True) if limit is not None
+        )
         return _Posting(accounts, balances, bound)
 
     def _own_of(self, scope: str) -> Mapping[str, Limit]:
@@ -229,8 +235,12 @@ class BudgetActor(Actor):
             f"{usd_text(refused.held)} of its {usd_text(refused.limit)} a {account.period}"
         )
         if refused.fits_later:
-            return BudgetHeld(f"{what}; it would fit once calls under way have settled", detail=detail, retry_after_s=RETRY_AFTER_S)
-        return BudgetExceeded(f"{what}; it resets at {detail['resets_at']}, or ask for a shorter answer (max_tokens)", detail=detail)
+            return BudgetHeld(
+                f"{what}; it would fit once calls under way have settled", detail=detail, retry_after_s=RETRY_AFTER_S
+            )
+        return BudgetExceeded(
+            f"{what}; it resets at {detail['resets_at']}, or ask for a shorter answer (max_tokens)", detail=detail
+        )
 
     def _scopes_to_show(self, user: str | None, span: Span) -> list[str]:
         if user is not None:

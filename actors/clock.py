@@ -57,7 +57,9 @@ class Ids:
         self._last = number
         if number >> _LOW_BITS != self._high:
             self._high = number >> _LOW_BITS
-            self._prefix = _ALPHABET[number >> 60] + "".join(_PAIRS[number >> shift & 1023] for shift in (50, 40, 30, 20))
+            self._prefix = _ALPHABET[number >> 60] + "".join(
+                _PAIRS[number >> shift & 1023] for shift in (50, 40, 30, 20)
+            )
         return f"{self._prefix}{_PAIRS[number >> 10 & 1023]}{_PAIRS[number & 1023]}"
 
 

@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import structlog
 from msgspec import UNSET, Struct, field
 
-from actors.attempt import Held, Progress
+from actors.attempt import Held
 from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import Clock, Ids
-from actors.limit import Limit
+from actors.exchange import Exchange, Question
 from actors.pool import ProviderPool
 from actors.provider import Source
-from actors.providers.transport import ConnectFailed, Response, Transport, TransportError
 from actors.rules.catalogue import Catalogue
 from actors.rules.pricing import Price, bound
 from actors.rules.routing import Asked, Plan, Target, World, nearest_models, plan
-from actors.rules.tokens import prompt_upper_bound
+from actors.rules.tokens import OPENAI_FACTOR_MILLI, OTHER_FACTOR_MILLI, prompt_upper_bound
 from actors.session import Sessions
-from actors.store.dispatched import Dispatched
-from protocols.chat import (
-    AnswerMessage,
-    Attempt,
-    Chat,
-    ChatAnswer,
-    Delta,
-    Finished,
-    Item,
-    Reasoning,
-    Reply,
-    TokenCount,
-    ToolCall,
-    ToolCallDelta,
-    Usage,
-    Warned,
-)
-from protocols.chat import FunctionCall as Function
-from protocols.dialects import MalformedAnswer, StreamFailed
-from protocols.errors import Misconfigured, ProviderFailed, ProviderUnavailable, QuorumError, Truncated, UnknownModel
+from protocols.chat import AnswerMessage, Attempt, Chat, ChatAnswer, Item, Reply, Usage, Warned
+from protocols.errors import QuorumError, Truncated, UnknownModel
 from protocols.money import NanoUSD
 from protocols.provider import ProviderView, ReadViews
 from protocols.routing import Decision, Reason
@@ -107,9 +87,8 @@ class Completions:
         sources: Mapping[str, Source],
         catalogue: Catalogue,
         aliases: Mapping[str, str],
-        transports: Callable[[Source], Transport],
+        exchange: Exchange,
         prices_known: asyncio.Event,
-        dispatched: Dispatched,
         clock: Clock,
         ids: Ids,
     ) -> None:
@@ -119,12 +98,10 @@ class Completions:
         self._sources = sources
         self._catalogue = catalogue
         self._aliases = aliases
-        self._transports = transports
+        self._exchange = exchange
         self._prices_known = prices_known
-        self._dispatched = dispatched
         self._clock = clock
         self._ids = ids
-        self._loop = asyncio.get_running_loop()
         self._views: tuple[ProviderView, ...] = ()
         self._plans: dict[Asked, Plan] = {}
 
@@ -136,9 +113,10 @@ class Completions:
         if run.made.fault is not None:
             fault = run.made.fault
             raise type(fault)(fault.message, detail=dict(fault.detail), retry_after_s=fault.retry_after_s)
-        answer = await self._first_that_answers(run, began)
-        session.tell(Spent(answer.cost_nano_usd or 0))
-        return answer
+        try:
+            return await self._first_that_answers(run, began)
+        finally:
+            session.tell(Spent(sum(attempt.cost_nano_usd or 0 for attempt in run.attempts)))
 
     async def explain(self, chat: Chat, user: str, app: str) -> tuple[Decision, QuorumError | None]:
         """The decision that `chat` would take, and the fault that it would answer with if there is no target."""
@@ -151,7 +129,9 @@ class Completions:
         views = await self._pool.call(ReadViews())
         chat = call.chat
         made = self._plan(Asked(chat.model, chat.provider, chat.allow_fallback, preferences.default_model), views)
-        if not self._prices_known.is_set() and not all(self._catalogue.priced_by_config(t.provider, t.model) for t in made.targets):
+        if not self._prices_known.is_set() and not all(
+            self._catalogue.priced_by_config(t.provider, t.model) for t in made.targets
+        ):
             await self._prices_known.wait()
         return _Run(call, self._ids.next(), preferences, made, made.reason, views)
 
@@ -212,82 +192,15 @@ class Completions:
         )
 
     async def _attempt(self, run: _Run, target: Target, held: Held) -> Reply:
-        """Asks one provider within its timeouts. Raises QuorumError; the hold is settled in any case."""
-        chat, source, progress = run.call.chat, self._sources[target.provider], held.progress
+        """Asks one provider. Raises QuorumError; the hold is settled in any case."""
+        chat, source = run.call.chat, self._sources[target.provider]
         request = source.dialect.chat(chat, target.model, self._quote(run, target).longest_answer)
-
-        def sent() -> None:
-            progress.sent = True
-            self._dispatched.mark(held.usage_id)
-
+        question = Question(source, target.model, request, held.usage_id, run.call.emit if chat.stream else None)
         async with held:
-            first = min(source.config.first_token_timeout_s, source.config.timeout_s)
-            with _translated(source.name, progress, streamed=chat.stream):
-                with Limit(self._loop, first if chat.stream else source.config.timeout_s) as limit:
-                    async with self._transports(source).exchange(source.endpoint, request, sent) as response:
-                        if response.status != 200:  # noqa: PLR2004  the only status that carries an answer
-                            raise await self._fault(response, run, target)
-                        progress.answering = True
-                        if not chat.stream:
-                            return _whole(source.dialect.reply(await response.read()), progress)
-                        return await self._stream(run, source, response, progress, limit)
-
-    async def _stream(
-        self, run: _Run, source: Source, response: Response, progress: Progress, limit: Limit
-    ) -> Reply:
-        """Passes each piece on as it comes."""
-        decoder, emit, calls = source.dialect.stream(), run.call.emit, _ToolCalls()
-        began = self._clock.monotonic()
-        while True:
-            data = await (self._last(response) if decoder.complete else response.chunk())
-            for event in decoder.feed(data):
-                match event:
-                    case Delta():
-                        progress.pieces.append(event.text)
-                    case Reasoning():
-                        progress.reasoning.append(event.text)
-                    case ToolCallDelta():
-                        progress.other += len(event.arguments) + len(event.name or "")
-                        calls.add(event)
-                    case TokenCount():
-                        progress.tokens = event
-                        continue
-                    case Finished():
-                        progress.finish_reason = event.reason
-                        continue
-                if progress.first_token_at is None:
-                    progress.first_token_at = self._clock.monotonic()
-                    limit.extend(source.config.timeout_s - (progress.first_token_at - began))
-                emit(event)
-            if not data:  # the decoder was fed the end as well: what it held back is out
-                break
-        if not decoder.complete:
-            raise Truncated(f"the answer of provider `{source.name}` broke off; what arrived is in `detail.partial`")
-        progress.complete = True
-        return Reply(progress.text(), "".join(progress.reasoning), calls.done(), progress.finish_reason, progress.tokens)
-
-    async def _last(self, response: Response) -> bytes:
-        """What comes after the end mark: a token count perhaps. Nobody waits long for it, and its loss is no truncation."""
-        try:
-            with Limit(self._loop, LINGER_S):
-                return await response.chunk()
-        except (TimeoutError, TransportError):
-            return b""
-
-    async def _fault(self, response: Response, run: _Run, target: Target) -> QuorumError:
-        """The fault that an answer without a 200 means; an unknown model is told the nearest that there are."""
-        source = self._sources[target.provider]
-        if response.status < 400:  # noqa: PLR2004  HTTP's own boundary
-            return Misconfigured(
-                f"provider `{target.provider}` answered with status {response.status}; redirects are not followed, check `base_url`",
-                detail={"status": response.status, "provider": target.provider},
-            )
-        body = await response.read()
-        fault = source.dialect.fault(response.status, body, response.headers, target.model)
-        fault.detail.setdefault("provider", target.provider)
-        if isinstance(fault, UnknownModel):
-            return _with_nearest(fault, target, run.views)
-        return fault
+            try:
+                return await self._exchange.ask(question, held.progress)
+            except UnknownModel as fault:
+                raise _with_nearest(fault, target, run.views) from fault
 
     def _interrupt(self, run: _Run, held: Held, cancelled: asyncio.CancelledError) -> NoReturn:
         """A cancellation as the fault that it was: the client's, the deadline's, the shutdown's."""
@@ -368,7 +281,7 @@ class Completions:
     def _new_quote(self, run: _Run, target: Target) -> _Quote:
         view = next(v for v in run.views if v.name == target.provider)
         price = self._catalogue.price(view, target.model)
-        factor = OWN_TOKENIZER if view.kind == "openai" else OTHER_TOKENIZER
+        factor = OPENAI_FACTOR_MILLI if view.kind == "openai" else OTHER_FACTOR_MILLI
         tokens, longest = prompt_upper_bound(run.call.chat, factor, target.model), self._longest_answer(run, target)
         return _Quote(price, tokens, longest, None if price is None else bound(price, tokens, longest))
 
@@ -382,13 +295,6 @@ class Completions:
         return default if most is None else min(default, most)
 
 
-OWN_TOKENIZER = 1000
-OTHER_TOKENIZER = 1200
-"""Thousandths by which a prompt's estimate grows: the estimate is made for OpenAI's tokenizer, others cut finer."""
-
-LINGER_S = 2.0
-"""Seconds that a provider gets after its end mark to end the body, so that its connection can be used again."""
-
 _INTERRUPTED = {
     "cancelled": "the call was cancelled; what arrived is in `detail.partial`",
     "deadline": "the call's deadline passed; what arrived is in `detail.partial`",
@@ -396,67 +302,12 @@ _INTERRUPTED = {
 }
 
 
-class _ToolCalls:
-    """Tool calls put together from their pieces.
-
-    State: id, name and arguments by index.
-    """
-
-    def __init__(self) -> None:
-        self._calls: dict[int, tuple[list[str], list[str], list[str]]] = {}
-
-    def add(self, piece: ToolCallDelta) -> None:
-        ids, names, arguments = self._calls.setdefault(piece.index, ([], [], []))
-        if piece.id is not None:
-            ids[:] = [piece.id]
-        if piece.name is not None:
-            names[:] = [piece.name]
-        arguments.append(piece.arguments)
-
-    def done(self) -> list[ToolCall]:
-        return [
-            ToolCall(id="".join(ids) or f"call_{index}", function=Function("".join(names), "".join(arguments)))
-            for index, (ids, names, arguments) in sorted(self._calls.items())
-        ]
-
-
-@contextmanager
-def _translated(provider: str, progress: Progress, *, streamed: bool) -> Iterator[None]:
-    """Foreign errors of an attempt as ours, at this one edge."""
-    try:
-        yield
-    except ConnectFailed as error:
-        raise ProviderUnavailable(f"provider `{provider}` can't be reached: {error}", detail={"provider": provider}) from error
-    except TransportError as error:
-        if progress.answering:
-            raise Truncated(f"the answer of provider `{provider}` broke off: {error}", detail={"provider": provider}) from error
-        progress.answering = not streamed  # a whole answer may have been made and billed; of a stream nothing had begun
-        raise ProviderFailed(f"provider `{provider}` hung up without an answer: {error}", detail={"provider": provider}) from error
-    except MalformedAnswer as error:
-        raise ProviderFailed(f"provider `{provider}` sent an answer that can't be read: {error}", detail={"provider": provider}) from error
-    except StreamFailed as error:
-        error.fault.detail.setdefault("provider", provider)
-        progress.answering = progress.emitted
-        raise error.fault from error
-    except TimeoutError as error:
-        progress.aborted = True
-        what = "went on too long" if progress.emitted else "did not begin in time"
-        raise ProviderFailed(f"the answer of provider `{provider}` {what}; see `timeout_s` and `first_token_timeout_s`", detail={"provider": provider}) from error
-
-
-def _whole(reply: Reply, progress: Progress) -> Reply:
-    progress.complete = True
-    progress.tokens = reply.tokens
-    progress.pieces.append(reply.text)
-    progress.reasoning.append(reply.reasoning)
-    progress.other = sum(len(call.function.name) + len(call.function.arguments) for call in reply.tool_calls)
-    return reply
-
-
 def _with_nearest(fault: UnknownModel, target: Target, views: tuple[ProviderView, ...]) -> UnknownModel:
     offered = next((v.models for v in views if v.name == target.provider), ())
     near = nearest_models(target.model, offered)
-    hint = f"; the nearest are {', '.join(f'`{n}`' for n in near)}" if near else "; `daemonctl models` lists what there is"
+    hint = (
+        f"; the nearest are {', '.join(f'`{n}`' for n in near)}" if near else "; `daemonctl models` lists what there is"
+    )
     return UnknownModel(
         f"model `{target.model}` is not offered by `{target.provider}`{hint}",
         detail={**fault.detail, "model": str(target), "nearest": [f"{target.provider}:{n}" for n in near]},
@@ -481,8 +332,9 @@ def _warnings(run: _Run, end: AttemptEnd, *, simulated: bool) -> list[Warned]:
     if simulated:
         found.append(Warned("simulated", "this answer is simulated: no provider of models was asked"))
     if end.cost is None:
-        found.append(Warned("price_unknown", f"no price is known for `{run.attempts[-1].model}`; its cost is not counted"))
-    if end.token_source == "estimate":
+        found.append(
+            Warned("price_unknown", f"no price is known for `{run.attempts[-1].model}`; its cost is not counted")
+        )
+    if end.token_source == "estimate":  # noqa: S105  tokens of a model, not of a login
         found.append(Warned("estimated", "the provider gave no token counts; they are estimated"))
     return found
-

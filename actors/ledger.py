@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from actors.base import Actor, Wait, handles
-from actors.clock import MICRO, Clock, parse_rfc3339, rfc3339
+from actors.clock import Clock, parse_rfc3339, rfc3339
 from actors.store.dispatched import Dispatched
 from actors.store.queries import load
 from actors.store.sqlite import Row, Store
@@ -34,14 +34,18 @@ from protocols.usage import (
     HoldList,
     HoldRow,
     SpendGroup,
-    UsageQuery,
     UsageRow,
     UsageRows,
     Verdict,
 )
 
 SQL = load("ledger")
-ADD_HOLD, ADD_ENTRY, ADD_USAGE, ADD_TO_BALANCES = SQL["add_hold"], SQL["add_entry"], SQL["add_usage"], SQL["add_to_balances"]
+ADD_HOLD, ADD_ENTRY, ADD_USAGE, ADD_TO_BALANCES = (
+    SQL["add_hold"],
+    SQL["add_entry"],
+    SQL["add_usage"],
+    SQL["add_to_balances"],
+)
 CLOSE_HOLD, MARK_UNKNOWN = SQL["close_hold"], SQL["mark_unknown"]
 UNKNOWN = "unknown"
 
@@ -176,7 +180,9 @@ class Ledger(Actor):
     async def _groups(self, parameters: dict[str, Any]) -> list[SpendGroup]:
         rows = await self._store.read(SQL["groups"], parameters)
         return [
-            SpendGroup(key, calls, prompt_tokens=prompt, response_tokens=response, cost_nano_usd=cost, unpriced=unpriced)
+            SpendGroup(
+                key, calls, prompt_tokens=prompt, response_tokens=response, cost_nano_usd=cost, unpriced=unpriced
+            )
             for key, calls, prompt, response, cost, unpriced in rows
         ]
 
@@ -188,7 +194,15 @@ class Ledger(Actor):
     async def _holds(self) -> HoldList:
         return HoldList(
             [
-                HoldRow(hold_id=i, usage_id=i, scope=f"user:{user}", model=model, amount_nano_usd=amount, state=state, created_at=rfc3339(at))
+                HoldRow(
+                    hold_id=i,
+                    usage_id=i,
+                    scope=f"user:{user}",
+                    model=model,
+                    amount_nano_usd=amount,
+                    state=state,
+                    created_at=rfc3339(at),
+                )
                 for i, user, model, amount, state, at in await self._store.read(SQL["listed_holds"])
             ]
         )
@@ -215,7 +229,13 @@ class Ledger(Actor):
         if held != open_amount:
             problems.append(f"open holds are {open_amount} together, the journal holds {held}")
         return Verdict(
-            ok=not problems, journal_entries=entries, accounts=accounts, usage_rows=rows, open_holds=holds, spent_nano_usd=spent, problems=problems
+            ok=not problems,
+            journal_entries=entries,
+            accounts=accounts,
+            usage_rows=rows,
+            open_holds=holds,
+            spent_nano_usd=spent,
+            problems=problems,
         )
 
 
@@ -230,7 +250,7 @@ def recovered(hold: OpenHold, *, sent: bool) -> PostSettlement:
     end = AttemptEnd(
         status=UNKNOWN if sent else "not_sent",
         tokens=TokenCount(),
-        token_source="estimate",
+        token_source="estimate",  # noqa: S106  tokens of a model, not of a login
         cost=hold.amount if sent else NanoUSD(0),
         cost_source="estimated",
         price_version=None,

@@ -41,7 +41,9 @@ class Limit:
         self._expired = True
         self._task.cancel()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._timer.cancel()
         # As asyncio does it: if somebody else cancelled the task too, theirs goes on.
         if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:

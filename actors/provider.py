@@ -54,7 +54,9 @@ class ProviderActor(Actor):
     State: breaker, rate limits, attempts in flight, averages, models listed, and since when it last proved its health.
     """
 
-    def __init__(self, source: Source, transport: Transport, clock: Clock, tell_view: Callable[[ViewChanged], None]) -> None:
+    def __init__(
+        self, source: Source, transport: Transport, clock: Clock, tell_view: Callable[[ViewChanged], None]
+    ) -> None:
         super().__init__()
         self._source = source
         self._transport = transport
@@ -91,7 +93,11 @@ class ProviderActor(Actor):
             raise Misconfigured(f"provider `{name}` is misconfigured: {record.why}", detail={"provider": name})
         if now < self._limited_until:
             wait = round(self._limited_until - now, 3)
-            raise RateLimited(f"provider `{name}` asked to wait; try again in {wait:.1f} s", detail={"provider": name}, retry_after_s=wait)
+            raise RateLimited(
+                f"provider `{name}` asked to wait; try again in {wait:.1f} s",
+                detail={"provider": name},
+                retry_after_s=wait,
+            )
         wait_s = self._breaker.wait_s(now)
         if wait_s is None or wait_s > 0:
             why = f"provider `{name}` keeps failing ({record.why}) and is left alone for a while; `daemonctl providers` shows it"
@@ -105,10 +111,16 @@ class ProviderActor(Actor):
 
     def _take_rate(self, tokens: int, now: float) -> None:
         amounts = (1, tokens)
-        wait = max((b.wait_s(n, now) for b, n in zip(self._buckets, amounts, strict=True) if b is not None), default=0.0)
+        wait = max(
+            (b.wait_s(n, now) for b, n in zip(self._buckets, amounts, strict=True) if b is not None), default=0.0
+        )
         if wait > 0:
             name = self._source.name
-            raise RateLimited(f"provider `{name}` is at its configured rate; try again in {wait:.1f} s", detail={"provider": name}, retry_after_s=round(wait, 3))
+            raise RateLimited(
+                f"provider `{name}` is at its configured rate; try again in {wait:.1f} s",
+                detail={"provider": name},
+                retry_after_s=round(wait, 3),
+            )
         for bucket, amount in zip(self._buckets, amounts, strict=True):
             if bucket is not None:
                 bucket.take(amount)
@@ -236,7 +248,12 @@ class ProviderActor(Actor):
         if now < self._limited_until or self._breaker.wait_s(now) != 0:
             return False
         proved = self._record.proved_at
-        return proved is None or not self._models or self._breaker.failures > 0 or now - proved >= self._source.config.probe_every_s
+        return (
+            proved is None
+            or not self._models
+            or self._breaker.failures > 0
+            or now - proved >= self._source.config.probe_every_s
+        )
 
     async def _probe(self, number: int) -> ModelsListed:
         """Asks for the list of models: unbilled, and it tells whether the key is good."""
@@ -247,10 +264,14 @@ class ProviderActor(Actor):
                     body = await response.read()
             if response.status >= 400:  # noqa: PLR2004  HTTP's own boundary
                 fault = dialect.fault(response.status, body, response.headers, "")
-                return ModelsListed(outcome_of(fault.code, response.status), fault.message, None, fault.retry_after_s, number)
+                return ModelsListed(
+                    outcome_of(fault.code, response.status), fault.message, None, fault.retry_after_s, number
+                )
             return ModelsListed("ok", "", tuple(dialect.models(body)), None, number)
         except TimeoutError:
-            return ModelsListed("transport", f"no answer to the health probe within {PROBE_TIMEOUT_S:.0f} s", None, None, number)
+            return ModelsListed(
+                "transport", f"no answer to the health probe within {PROBE_TIMEOUT_S:.0f} s", None, None, number
+            )
         except TransportError as error:
             return ModelsListed("transport", str(error), None, None, number)
         except MalformedAnswer as error:

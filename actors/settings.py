@@ -112,7 +112,17 @@ class SettingsActor(Actor):
     def _audit_row(self, request: ChangeSetting, before: Any, value: Any) -> Row:
         action = "settings.unset" if value is UNSET else "settings.set"
         subject = f"{request.owner}: {request.key}"
-        columns = (self._clock.now_us(), request.actor_uid, request.actor, request.app, action, subject, _text(before), _text(value), None)
+        columns = (
+            self._clock.now_us(),
+            request.actor_uid,
+            request.actor,
+            request.app,
+            action,
+            subject,
+            _text(before),
+            _text(value),
+            None,
+        )
         return (SQL["add_audit"], columns)
 
     def _row(self, key: str, owner: str) -> SettingRow:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -75,18 +74,19 @@ class Supervisor:
         ref.actor_stopped.set()
         actor, ref.incarnation = ref.incarnation, None
         task.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait([task])
-        if actor is not None:
-            await actor.closing()
-        ref.leave()
+        try:
+            await asyncio.wait([task])  # a cancellation here is the caller's, and goes on to it
+        finally:
+            if actor is not None:
+                await actor.closing()
+            ref.leave()
 
     async def _live(self, ref: Ref[A], actor: A, make: Callable[[], A], opened: asyncio.Future[None]) -> None:
         crashes: deque[float] = deque(maxlen=MAX_CRASHES)
         while True:
             try:
                 await self._one_life(ref, actor, opened)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  this is where crashes are decided about
                 if not opened.done():
                     opened.set_exception(error)
                     return
@@ -110,7 +110,9 @@ class Supervisor:
         now = asyncio.get_running_loop().time()
         log.error("actor_crashed", actor=ref.name, restarts=ref.restarts, exc_info=error)
         if len(crashes) == MAX_CRASHES and now - crashes[0] < CRASH_WINDOW_S:
-            self.fail(GaveUp(f"{ref.name} crashed {MAX_CRASHES + 1} times within {CRASH_WINDOW_S:.0f} s; last: {error!r}"))
+            self.fail(
+                GaveUp(f"{ref.name} crashed {MAX_CRASHES + 1} times within {CRASH_WINDOW_S:.0f} s; last: {error!r}")
+            )
             return False
         crashes.append(now)
         ref.restarts += 1
@@ -120,4 +122,3 @@ class Supervisor:
         """Ends the process in order: whoever awaits `failed` hears the first error."""
         if not self.failed.done():
             self.failed.set_exception(error)
-

@@ -83,11 +83,24 @@ def _serve(config: Config, state: Path, socket: Path) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="quorumd", description="One daemon between your programs and the language models they call; in the foreground."
+        prog="quorumd",
+        description="One daemon between your programs and the language models they call; in the foreground.",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="config; default: $XDG_CONFIG_HOME/quorumd/config.toml or /etc/quorumd/config.toml")
-    parser.add_argument("--state", type=Path, metavar="DIR", help="state folder; default: $STATE_DIRECTORY or $XDG_STATE_HOME/quorumd")
-    parser.add_argument("--socket", type=Path, metavar="PATH", help="socket; default: $QUORUMD_SOCKET, $XDG_RUNTIME_DIR/quorumd/rpc.sock or /run/quorumd/rpc.sock")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="config; default: $XDG_CONFIG_HOME/quorumd/config.toml or /etc/quorumd/config.toml",
+    )
+    parser.add_argument(
+        "--state", type=Path, metavar="DIR", help="state folder; default: $STATE_DIRECTORY or $XDG_STATE_HOME/quorumd"
+    )
+    parser.add_argument(
+        "--socket",
+        type=Path,
+        metavar="PATH",
+        help="socket; default: $QUORUMD_SOCKET, $XDG_RUNTIME_DIR/quorumd/rpc.sock or /run/quorumd/rpc.sock",
+    )
     parser.add_argument("--check", action="store_true", help="check the config and exit with 0 or 2")
     parser.add_argument("--version", action="version", version=f"quorumd {__version__}")
     return parser

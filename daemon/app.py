@@ -20,6 +20,7 @@ from msgspec import Struct
 from actors.budget import BudgetActor
 from actors.clock import Clock, Ids
 from actors.completion import Completions
+from actors.exchange import Exchange
 from actors.ledger import Ledger, last_id, recovered
 from actors.pool import ProviderPool
 from actors.provider import Source
@@ -67,7 +68,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
         catalogue, prices_known = Catalogue(config.models, PriceBook()), asyncio.Event()
         async with (
             keep_prices(paths.state, sources, catalogue, prices_known),
-            open_books(paths.state, config, clock) as (store, dispatched, sent),
+            open_books(paths.state, config) as (store, dispatched, sent),
             open_transports() as transports,
             Supervisor() as actors,
         ):
@@ -87,14 +88,28 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 sources={source.name: source for source in sources},
                 catalogue=catalogue,
                 aliases=config.aliases,
-                transports=lambda source: transports["probes" if source.config.proxy else "calls"],
+                exchange=Exchange(
+                    lambda source: transports["probes" if source.config.proxy else "calls"], dispatched, clock
+                ),
                 prices_known=prices_known,
-                dispatched=dispatched,
                 clock=clock,
                 ids=ids,
             )
             world = World(
-                settings, ledger, budget, pool, sessions, completions, catalogue, actors, store, clock, zone, clock.now_us(), [], Counts()
+                settings,
+                ledger,
+                budget,
+                pool,
+                sessions,
+                completions,
+                catalogue,
+                actors,
+                store,
+                clock,
+                zone,
+                clock.now_us(),
+                [],
+                Counts(),
             )
             await serve(world, config, paths)
 
@@ -141,9 +156,7 @@ def state_folder(folder: Path) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def open_books(
-    folder: Path, config: Config, clock: Clock
-) -> AsyncIterator[tuple[Store, Dispatched, frozenset[str] | None]]:
+async def open_books(folder: Path, config: Config) -> AsyncIterator[tuple[Store, Dispatched, frozenset[str] | None]]:
     """The store, the marks of requests that leave, and those that an earlier process had sent."""
     zone = config.zone()
     dispatched, sent = open_dispatched(folder / "dispatched", boot_id())
@@ -168,7 +181,9 @@ async def open_transports() -> AsyncIterator[Mapping[str, Transport]]:
 
 
 @asynccontextmanager
-async def keep_prices(folder: Path, sources: list[Source], catalogue: Catalogue, known: asyncio.Event) -> AsyncIterator[None]:
+async def keep_prices(
+    folder: Path, sources: list[Source], catalogue: Catalogue, known: asyncio.Event
+) -> AsyncIterator[None]:
     """Opens the price book beside the rest of the start, and again when it is a day old. Free providers need none."""
     if all(source.local for source in sources):
         known.set()
@@ -194,7 +209,7 @@ async def _keep_prices(folder: Path, catalogue: Catalogue, known: asyncio.Event)
 
 @contextmanager
 def listening(path: Path) -> Iterator[list[socket.socket]]:
-    """systemd's sockets if it passed any, else our own, which is removed at the end."""
+    """The sockets of systemd if it passed any, else our own, which is removed at the end."""
     passed = [one for _, one in systemd.listen_fds()]
     if passed:
         yield passed
@@ -260,5 +275,3 @@ async def _watchdog() -> None:
     while interval is not None:
         systemd.notify("WATCHDOG=1")
         await asyncio.sleep(interval / 2)
-
-

@@ -113,7 +113,9 @@ def load(path: Path | None) -> Config:
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigRefused(f"{path} can't be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from None
+        raise ConfigRefused(
+            f"{path} can't be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
+        ) from None
     try:
         return parse(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, ConfigRefused) as error:
@@ -197,7 +199,9 @@ def _check_zone(config: Config) -> None:
 def _check_providers(config: Config) -> None:
     for name, provider in config.providers.items():
         if not PROVIDER_NAME.match(name) or name == RESERVED_PROVIDER:
-            raise ConfigRefused(f"[providers.{name}]: a provider's name is made of a-z, 0-9, _ and -, and is not `client`")
+            raise ConfigRefused(
+                f"[providers.{name}]: a provider's name is made of a-z, 0-9, _ and -, and is not `client`"
+            )
         if provider.base_url is not None:
             _check_url(name, provider)
 
@@ -215,9 +219,13 @@ def _check_url(name: str, provider: ProviderSection) -> None:
     if local:
         return
     if parts.scheme == "http" and not _is_loopback(parts.hostname):
-        raise ConfigRefused(f"[providers.{name}]: `base_url` would send the key unencrypted; use https, or say `local = true`")
+        raise ConfigRefused(
+            f"[providers.{name}]: `base_url` would send the key unencrypted; use https, or say `local = true`"
+        )
     if _is_link_local(parts.hostname):
-        raise ConfigRefused(f"[providers.{name}]: `base_url` is a link-local address; say `local = true` if that is meant")
+        raise ConfigRefused(
+            f"[providers.{name}]: `base_url` is a link-local address; say `local = true` if that is meant"
+        )
 
 
 def _is_loopback(host: str) -> bool:
@@ -264,7 +272,9 @@ def _zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ConfigRefused(f"[daemon]: there is no time zone `{name}` on this machine; name one like Europe/Berlin, or UTC") from None
+        raise ConfigRefused(
+            f"[daemon]: there is no time zone `{name}` on this machine; name one like Europe/Berlin, or UTC"
+        ) from None
 
 
 def _machine_zone() -> str:

@@ -167,7 +167,9 @@ class Connection(asyncio.Protocol):
         self._paused = True
         self._transport.pause_reading()
         self._stop("message")  # we don't read: that it does not arrive is not the client's doing
-        self._later("stalled", self._server.client_stall_s, self._cut_if_stalled, self._transport.get_write_buffer_size())
+        self._later(
+            "stalled", self._server.client_stall_s, self._cut_if_stalled, self._transport.get_write_buffer_size()
+        )
 
     def resume_writing(self) -> None:
         """The reader caught up."""
@@ -198,7 +200,9 @@ class Connection(asyncio.Protocol):
 
     def _greet(self, hello: Hello) -> None:
         if hello.protocol != PROTOCOL:
-            raise ProtocolViolation(f"this daemon speaks protocol {PROTOCOL}, the client {hello.protocol}; update the older one")
+            raise ProtocolViolation(
+                f"this daemon speaks protocol {PROTOCOL}, the client {hello.protocol}; update the older one"
+            )
         if not hello.app or len(hello.app) > APP_LENGTH or not hello.app.isprintable():
             raise ProtocolViolation(f"`app` is a name of 1 to {APP_LENGTH} printable characters")
         self.app = hello.app

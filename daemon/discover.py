@@ -46,10 +46,10 @@ def providers(environment: Mapping[str, str]) -> dict[str, ProviderSection]:
 def _ollama(environment: Mapping[str, str]) -> str | None:
     """Ollama's address if something listens there; $OLLAMA_HOST as Ollama itself reads it."""
     said = environment.get("OLLAMA_HOST", "").strip() or "127.0.0.1"
-    parts = urlsplit(said if "://" in said else f"http://{said}")
-    host = parts.hostname or "127.0.0.1"
-    host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104  what a server binds, a client does not dial
     try:
+        parts = urlsplit(said if "://" in said else f"http://{said}")
+        host = parts.hostname or "127.0.0.1"
+        host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104  what a server binds, a client does not dial
         port = parts.port or OLLAMA_PORT
         with socket.create_connection((host, port), timeout=CONNECT_S):
             return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
@@ -59,6 +59,17 @@ def _ollama(environment: Mapping[str, str]) -> str | None:
 
 def clean_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment for our child processes: none of them needs a key."""
-    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+    kept = (
+        "PATH",
+        "HOME",
+        "LANG",
+        "LC_ALL",
+        "TZ",
+        "TMPDIR",
+        "PYTHONPATH",
+        "PYTHONDONTWRITEBYTECODE",
+        "VIRTUAL_ENV",
+        "LD_LIBRARY_PATH",
+    )
     source = os.environ if environment is None else environment
     return {name: source[name] for name in kept if name in source}

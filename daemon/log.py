@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import time
+from io import StringIO
 from typing import Any, TextIO
 
 import msgspec
@@ -95,13 +96,39 @@ def configure(stream: TextIO | None = None) -> Lines:
 
 
 def _json_processors() -> list[Any]:
-    encode = msgspec.json.Encoder(enc_hook=repr).encode
     exceptions = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
-    return [exceptions, lambda _, __, event: encode(event)]
+    return [exceptions, _json_line]
+
+
+_encode = msgspec.json.Encoder(enc_hook=repr).encode
+
+
+def _json_line(_: Any, level: str, event: Any) -> bytes:
+    try:
+        return _encode(event)
+    except (
+        UnicodeEncodeError,
+        TypeError,
+        RecursionError,
+    ):  # a name of a file may be no text; its line must not stop a call
+        return _encode({"event": ascii(event), "at": event["at"], "level": level})
 
 
 def _text_processors() -> list[Any]:
-    console = structlog.dev.ConsoleRenderer(
-        timestamp_key="at", exception_formatter=structlog.dev.plain_traceback, colors=True
-    )
-    return [lambda logger, level, event: str(console(logger, level, event)).encode()]
+    console = structlog.dev.ConsoleRenderer(timestamp_key="at", exception_formatter=_printable_traceback, colors=True)
+    return [_printable_values, lambda logger, level, event: str(console(logger, level, event)).encode()]
+
+
+def _printable_values(_: Any, __: str, event: Any) -> Any:
+    """What a client or a provider said must not steer the terminal."""
+    return {key: _printable(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _printable_traceback(out: TextIO, exc_info: Any) -> None:
+    text = StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    out.write("\n".join(map(_printable, text.getvalue().split("\n"))))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -32,7 +32,9 @@ class Peer(Struct, frozen=True):
     def needs(self, right: Right, what: str) -> None:
         """Raises Forbidden without this right."""
         if right not in self.rights:
-            raise Forbidden(f"{what} needs the right `{right}`, and {self.account} (uid {self.uid}) has {_listed(self.rights)}")
+            raise Forbidden(
+                f"{what} needs the right `{right}`, and {self.account} (uid {self.uid}) has {_listed(self.rights)}"
+            )
 
     def user(self, named: str | None) -> str:
         """The user that a call means: the account, a name below it, or with `operate` an absolute `@name`.
@@ -48,7 +50,9 @@ class Peer(Struct, frozen=True):
                 raise BadRequest(f"`{named}` is no user; write @account or @account/name")
             return named[1:]
         if not _is_name(named):
-            raise BadRequest("`user` is a name of at most 128 printable characters without a slash; with `operate` also @account/name")
+            raise BadRequest(
+                "`user` is a name of at most 128 printable characters without a slash; with `operate` also @account/name"
+            )
         return f"{self.account}/{named}"
 
 

@@ -70,7 +70,11 @@ def read(source: KeySource, environment: Mapping[str, str]) -> Secret:
         value, where = _text(folder / str(source.credential)), f"the credential {source.credential}"
     value = value.strip()
     if not value or not value.isprintable() or not value.isascii():
-        raise KeyRefused(f"{where} holds no key" if not value else f"what {where} holds can't be a key: it has unprintable characters")
+        raise KeyRefused(
+            f"{where} holds no key"
+            if not value
+            else f"what {where} holds can't be a key: it has unprintable characters"
+        )
     return Secret(value)
 
 

@@ -63,10 +63,21 @@ def _built(name: str, section: ProviderSection, base_url: str | None) -> Source:
     local = section.local if section.local is not None else section.kind in {"ollama", "simulated"}
     headers, missing = _headers(name, section, dialect)
     try:
-        endpoint = Endpoint(_with_version(base_url or dialect.default_base_url, section.kind), headers, proxy=section.proxy)
+        endpoint = Endpoint(
+            _with_version(base_url or dialect.default_base_url, section.kind), headers, proxy=section.proxy
+        )
     except ValueError as error:
         raise ConfigRefused(f"[providers.{name}]: {error}") from None
-    return Source(name, section, endpoint, dialect, local, simulated, section.billing_on_cancel or _billing(endpoint.host), missing)
+    return Source(
+        name,
+        section,
+        endpoint,
+        dialect,
+        local,
+        simulated,
+        section.billing_on_cancel or _billing(endpoint.host),
+        missing,
+    )
 
 
 def _with_version(base_url: str, kind: str) -> str:
@@ -75,9 +86,7 @@ def _with_version(base_url: str, kind: str) -> str:
     return f"{bare}/v1" if kind != "ollama" and bare.count("/") == 2 else bare  # noqa: PLR2004  the two of ://
 
 
-def _headers(
-    name: str, section: ProviderSection, dialect: Dialect
-) -> tuple[tuple[tuple[str, str], ...], str | None]:
+def _headers(name: str, section: ProviderSection, dialect: Dialect) -> tuple[tuple[tuple[str, str], ...], str | None]:
     """The headers with the key, and what is missing if there is none."""
     if section.api_key is None:
         needed = dialect.needs_key and section.kind != "simulated" and section.base_url is None
@@ -85,7 +94,7 @@ def _headers(
     try:
         return dialect.auth(secrets.read(section.api_key, secrets.environment()).reveal()), None
     except secrets.KeyRefused as refused:
-        log.error("key_missing", provider=name, why=str(refused))
+        log.error("key_missing", provider=name, why=str(refused))  # noqa: TRY400  no traceback near a key
         return (), str(refused)
 
 
@@ -97,7 +106,15 @@ def _start_simulated(children: list[subprocess.Popen[bytes]]) -> str:
     """The simulated provider on a socket that we bind: calls wait in its backlog while the process starts."""
     with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as listener:
         port = listener.getsockname()[1]
-        command = [sys.executable, "-m", "actors.providers.simulated", "--fd", str(listener.fileno()), "--parent-pid", str(os.getpid())]
+        command = [
+            sys.executable,
+            "-m",
+            "actors.providers.simulated",
+            "--fd",
+            str(listener.fileno()),
+            "--parent-pid",
+            str(os.getpid()),
+        ]
         environment: Mapping[str, str] = discover.clean_environment()
         children.append(
             subprocess.Popen(command, pass_fds=[listener.fileno()], env=environment, stdin=subprocess.DEVNULL)  # noqa: S603  our own module

@@ -79,7 +79,7 @@ def undumpable() -> None:
 
     ctypes is imported here because most importers of this module never call this, and it takes 2 ms.
     """
-    import ctypes  # noqa: PLC0415
+    import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:

@@ -156,7 +156,7 @@ class Chat(Params):
             raise ValueError("`messages` must have at least one message")
         if self.max_tokens is not None and not 1 <= self.max_tokens <= MAX_TOKENS:
             raise ValueError(f"`max_tokens` must be between 1 and {MAX_TOKENS}")
-        if self.temperature is not None and not 0 <= self.temperature <= 2:
+        if self.temperature is not None and not 0 <= self.temperature <= 2:  # noqa: PLR2004  the figures are in the message
             raise ValueError("`temperature` must be between 0 and 2")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError("`top_p` must be above 0 and at most 1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 
 from msgspec import Struct, field
@@ -119,10 +120,8 @@ def _chosen(asked: Asked, world: World, made: Plan) -> list[Target]:
 def _lower(asked: Asked, world: World) -> Iterator[Target]:
     """What the lower steps give: the default, then the first model of each provider, simulated ones only if there is no other."""
     if asked.default_model is not None:
-        try:
+        with suppress(QuorumError):  # a wrong default is no candidate; it is reported where it is the choice
             yield resolve(asked.default_model, None, world, [])
-        except QuorumError:
-            pass  # a wrong default is no candidate; it is reported where it is the choice
     real = [v for v in world.views if not v.simulated]
     ranked = sorted(real or world.views, key=lambda v: v.state not in AVAILABLE)
     for view in ranked:
@@ -145,10 +144,14 @@ def resolve(name: str, provider: str | None, world: World, steps: list[Step]) ->
     if provider is not None:
         view = _provider(provider, world, steps)
         if named is not None and named != view.name:
-            raise BadRequest(f"`model` names the provider `{named}`, `provider` says `{view.name}`; leave one of them out")
+            raise BadRequest(
+                f"`model` names the provider `{named}`, `provider` says `{view.name}`; leave one of them out"
+            )
         return Target(view.name, parts[1] if parts and named is not None else name)
     if parts is None:
-        raise UnknownModel(f"`{name}` names no provider; write <provider>:<model>{_near_model(name, world)}", detail={"model": name})
+        raise UnknownModel(
+            f"`{name}` names no provider; write <provider>:<model>{_near_model(name, world)}", detail={"model": name}
+        )
     return Target(_provider(parts[0], world, steps).name, parts[1])
 
 
@@ -164,7 +167,9 @@ def _provider(name: str, world: World, steps: list[Step]) -> ProviderView:
         names = [v.name for v in world.views]
         near = difflib.get_close_matches(name, [*names, *world.aliases], n=1)
         hint = f"did you mean `{near[0]}`? " if near else ""
-        raise UnknownProvider(f"there is no provider `{name}`; {hint}there are: {', '.join(names) or 'none'}", detail={"provider": name})
+        raise UnknownProvider(
+            f"there is no provider `{name}`; {hint}there are: {', '.join(names) or 'none'}", detail={"provider": name}
+        )
     if known != name:
         steps.append(Step("alias", view.name, f"`{name}` is an alias"))
     return view
@@ -181,7 +186,9 @@ def _known(name: str, world: World) -> str | None:
 def _first_of(view: ProviderView, world: World) -> Target | None:
     """A provider's first model: of the config's entries that are not retired, else the first that it lists."""
     prefix = f"{view.name}:"
-    named = (key.removeprefix(prefix) for key, entry in world.entries.items() if key.startswith(prefix) and not entry.retired)
+    named = (
+        key.removeprefix(prefix) for key, entry in world.entries.items() if key.startswith(prefix) and not entry.retired
+    )
     model = next(chain(named, view.models), None)
     return None if model is None else Target(view.name, model)
 
@@ -191,7 +198,9 @@ def _fault(target: Target, world: World) -> QuorumError | None:
     entry = world.entries.get(str(target))
     if entry is not None and entry.retired:
         successor = f"; its successor is `{entry.successor}`" if entry.successor else ""
-        return UnknownModel(f"`{target}` is retired{successor}", detail={"model": str(target), "successor": entry.successor})
+        return UnknownModel(
+            f"`{target}` is retired{successor}", detail={"model": str(target), "successor": entry.successor}
+        )
     view = world.view(target.provider)
     if view is None or view.state in AVAILABLE:
         return None
@@ -203,13 +212,17 @@ def _fault(target: Target, world: World) -> QuorumError | None:
         case "rate_limited":
             return RateLimited(message, detail=detail, retry_after_s=view.retry_after_s)
         case _:
-            return ProviderUnavailable(f"{message}; it is tried again by itself", detail=detail, retry_after_s=view.retry_after_s)
+            return ProviderUnavailable(
+                f"{message}; it is tried again by itself", detail=detail, retry_after_s=view.retry_after_s
+            )
 
 
 def _nothing(world: World) -> QuorumError:
     if not world.views:
         return NoEligibleModel("no provider is configured; add one under [providers] in the config")
-    return NoEligibleModel("no provider has listed a model yet; name one: -m <provider>:<model>, or set `default_model`")
+    return NoEligibleModel(
+        "no provider has listed a model yet; name one: -m <provider>:<model>, or set `default_model`"
+    )
 
 
 def _take(made: Plan, reason: Reason, target: Target, why: str) -> None:

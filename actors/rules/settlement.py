@@ -67,7 +67,9 @@ def _seen(tokens: TokenCount | None, prompt: str, emitted: str) -> TokenCount:
     return TokenCount(prompt=emitted_estimate(prompt), response=response)
 
 
-def _priced(price: Price | None, tokens: TokenCount, source: TokenSource, cost_source: CostSource, at_s: float) -> Charge:
+def _priced(
+    price: Price | None, tokens: TokenCount, source: TokenSource, cost_source: CostSource, at_s: float
+) -> Charge:
     if price is None:
         return Charge(tokens, source, None, "unknown")
     if price is FREE:

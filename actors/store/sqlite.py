@@ -31,7 +31,15 @@ RETRY_S = 0.5
 """Seconds between tries to write what must be written while the disk is full."""
 
 _FULL = frozenset({sqlite3.SQLITE_FULL})
-_FATAL = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
+_FATAL = frozenset(
+    {
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
 """Errors after which nobody knows what the database holds. Any other is one submission's own: the rest commits without it."""
 
 log = structlog.get_logger("store")
@@ -117,8 +125,10 @@ class Store:
         """Returns when nothing waits to be written."""
         await self._idle.wait()
 
-    def start(self) -> None:
-        """Starts the writer."""
+    async def start(self, local_day: Callable[[int], str]) -> None:
+        """Prepares the reader and starts the writer."""
+        await self._reader.create_function("local_day", 1, local_day, deterministic=True)
+        await self._reader.execute("PRAGMA query_only = ON")
         self._pump = self._loop.create_task(self._write(), name="store writer")
 
     async def close(self) -> None:
@@ -179,7 +189,9 @@ class Store:
         if not self.full:
             log.error("disk_full", hint="no paid call starts until there is space")
         self.full = True
-        refused = LedgerReadonly("the disk is full: the ledger can't be written, so no paid call starts", retry_after_s=RETRY_S)
+        refused = LedgerReadonly(
+            "the disk is full: the ledger can't be written, so no paid call starts", retry_after_s=RETRY_S
+        )
         _refuse([s for s in group if not s.must], refused)
         kept = [s for s in group if s.must]
         if kept:
@@ -233,14 +245,14 @@ async def open_store(folder: Path, durability: Durability, local_day: Callable[[
         store = Store(writer, await _open(path, uri=True), broken)
     else:
         store = Store(writer, await _open(path), None)
-    await store._reader.create_function("local_day", 1, local_day, deterministic=True)
-    await store._reader.execute("PRAGMA query_only = ON")
-    store.start()
+    await store.start(local_day)
     return store
 
 
 async def _open(path: Path, *, uri: bool = False) -> _Connection:
-    connection = _Connection(lambda: sqlite3.connect(str(path), isolation_level=None, uri=uri, cached_statements=256), 64)
+    connection = _Connection(
+        lambda: sqlite3.connect(str(path), isolation_level=None, uri=uri, cached_statements=256), 64
+    )
     return cast("_Connection", await connection)
 
 
@@ -249,7 +261,6 @@ async def _connect(path: Path | None, durability: Durability) -> _Connection:
         connection = await _open(Path("file:broken?mode=memory&cache=shared"), uri=True)
     else:
         connection = await _open(path)
-        path.chmod(0o600)
     try:
         await connection.run(_prepare, path, durability)
     except BaseException:
@@ -259,6 +270,8 @@ async def _connect(path: Path | None, durability: Durability) -> _Connection:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path | None, durability: Durability) -> None:
+    if path is not None:
+        path.chmod(0o600)
     connection.execute("PRAGMA busy_timeout = 5000")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA journal_mode = WAL")
@@ -290,4 +303,3 @@ def _back_up(connection: sqlite3.Connection, path: Path, version: int) -> None:
     copy.unlink(missing_ok=True)
     connection.execute("VACUUM INTO ?", (os.fspath(copy),))
     copy.chmod(0o600)
-

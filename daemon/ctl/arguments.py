@@ -72,8 +72,8 @@ def _parser(command: Command) -> Parser:
     )
     command.options(parser)
     here = "as before the command"
-    parser.add_argument("--socket", metavar="PATH", default=argparse.SUPPRESS, help=here)
-    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=here)
+    parser.add_argument("--socket", metavar="PATH", help=here)
+    parser.add_argument("--json", action="store_true", help=here)
     return parser
 
 

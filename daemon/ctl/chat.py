@@ -51,7 +51,7 @@ def question(arguments: Namespace) -> tuple[list[Any], dict[str, Any]]:
         prompt = _from_stdin()
     if not prompt.strip():
         raise UsageError('the prompt is empty; give it as arguments, `daemonctl chat "Say hello"`, or on stdin')
-    prompt.encode()  # raises UnicodeError for bytes that are not UTF-8
+    f"{prompt}{arguments.system}".encode()  # raises UnicodeError for bytes that are not UTF-8
     messages = [{"role": "user", "content": prompt}]
     if arguments.system:
         messages.insert(0, {"role": "system", "content": arguments.system})

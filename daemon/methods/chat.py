@@ -5,7 +5,7 @@ from __future__ import annotations
 from actors.completion import ChatCall
 from daemon.methods.method import Caller
 from daemon.world import World
-from protocols.chat import Chat, ChatAnswer, Explain, Explanation, ExplainedFault
+from protocols.chat import Chat, ChatAnswer, Explain, ExplainedFault, Explanation
 
 
 async def chat(world: World, caller: Caller, params: Chat) -> ChatAnswer:

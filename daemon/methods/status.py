@@ -62,6 +62,8 @@ def _warnings(world: World, providers: list[ProviderStatus]) -> list[str]:
         found.append("the disk is full: no paid call starts until there is space")
     if providers and all(p.simulated for p in providers):
         found.append("no provider is configured: answers are simulated")
-    found += [f"provider {p.name} is {p.state}: {p.why or 'see the log'}" for p in providers if p.state not in AVAILABLE]
+    found += [
+        f"provider {p.name} is {p.state}: {p.why or 'see the log'}" for p in providers if p.state not in AVAILABLE
+    ]
     found += [f"{ref.name} was restarted {ref.restarts} times" for ref in world.supervisor.refs if ref.restarts]
     return found

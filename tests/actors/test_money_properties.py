@@ -118,7 +118,9 @@ class Play:
 
     async def rest(self):
         while self.running:
-            await asyncio.wait(self.running)
+            for ended in await asyncio.gather(*self.running, return_exceptions=True):
+                if isinstance(ended, Exception):
+                    raise ended
 
     def at_once(self, work):
         task = asyncio.get_running_loop().create_task(work)
@@ -226,7 +228,7 @@ def runner():
 @given(steps=st.lists(STEP, min_size=30, max_size=40))
 def test_at_every_commit_the_limits_hold_and_the_books_balance(runner, steps):
     async def play():
-        with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch, capture_logs():
+        with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch, capture_logs() as logged:
             apply = sqlite._apply
 
             def audited(connection, group):
@@ -255,5 +257,6 @@ def test_at_every_commit_the_limits_hold_and_the_books_balance(runner, steps):
                 auditor.books.close()
             assert auditor.wrong == []
             assert auditor.commits > 0
+            assert [event for event in logged if event["event"] == "write_refused"] == []
 
     runner.run(play())

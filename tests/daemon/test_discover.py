@@ -76,10 +76,10 @@ def test_ollama_comes_after_the_keys():
     assert list(found) == ["openai", "ollama"]
 
 
-@pytest.mark.parametrize("said", ["127.0.0.1:9", "127.0.0.1:99999", "127.0.0.1:port", "http://[::1", "[", "http://", "no.such.host.invalid:1"])
+@pytest.mark.parametrize("said", ["127.0.0.1:9", "127.0.0.1:99999", "127.0.0.1:port", "http://[::1", "[", "http://[::1]:9"])
 def test_an_ollama_that_is_not_there_is_not_found(said):
     found = discover.providers({"OLLAMA_HOST": said})
-    assert list(found) == ["simulated"] or said == "http://"
+    assert list(found) == ["simulated"]
 
 
 def test_children_get_no_key():
@@ -89,8 +89,8 @@ def test_children_get_no_key():
 
 def test_a_provider_without_its_key_is_there_and_says_what_to_add():
     with open_sources(parse({"providers": {"openai": {"kind": "openai"}}})) as (source,):
-        assert "api_key" in (source.missing or "")
-        assert "[providers.openai]" in (source.missing or "")
+        assert "api_key" in (source.misconfigured or "")
+        assert "[providers.openai]" in (source.misconfigured or "")
 
 
 def test_an_address_that_no_request_can_go_to_is_refused():

@@ -424,6 +424,13 @@ class TestTheConnection:
         with rude_daemon(tmp_path / "rude.sock", refusal) as path, pytest.raises(errors.Forbidden):
             connect_blocking(path=path).__enter__()
 
+    def test_a_refusal_that_came_before_the_hello_was_sent_is_read(self):
+        ours, theirs = socket.socketpair()
+        theirs.sendall(encode_frame(fault(errors.Forbidden("no"))))
+        theirs.close()
+        with ours, pytest.raises(errors.Forbidden):
+            blocking._greet(ours, conversation.Conversation("test"), "pair")
+
     @pytest.mark.parametrize("hello_first", [True, False])
     async def test_a_reset_in_the_middle_is_a_lost_connection(self, tmp_path, daemon, hello_first):
         welcome = daemon.greeting
@@ -431,9 +438,12 @@ class TestTheConnection:
             async with connect(path=path) as quorum:
                 with pytest.raises(ConnectionLost):
                     await quorum.call("ping")
-        with rude_daemon(tmp_path / "rude.sock", welcome, hello_first) as path, connect_blocking(path=path) as other:
-            with pytest.raises(ConnectionLost):
-                other.call("ping")
+        with (
+            rude_daemon(tmp_path / "rude.sock", welcome, hello_first) as path,
+            connect_blocking(path=path) as other,
+            pytest.raises(ConnectionLost),
+        ):
+            other.call("ping")
 
     @pytest.mark.parametrize(("greeting", "why"), [(CLOSE, "closed the connection"), (HANG, "says nothing")])
     async def test_no_welcome_is_not_reachable(self, daemon, monkeypatch, greeting, why):

@@ -49,13 +49,13 @@ def test_wrong_usage_exits_2_with_a_sentence_that_says_what_to_do(ctl, typed, ad
     assert ran.stderr.count("\n") == 1
 
 
-def test_a_prompt_that_is_not_utf8_is_wrong_usage(daemon):
-    for words, stdin in (([b"caf\xe9"], b""), ([b"-"], b"caf\xe9")):
-        ran = subprocess.run(
-            [sys.executable, "-m", "daemon.ctl", "chat", *words], input=stdin, capture_output=True, check=False
-        )
-        assert (ran.returncode, ran.stderr[:35]) == (2, b"daemonctl: the input is not UTF-8; ")
-    assert daemon.calls == []
+@pytest.mark.parametrize(
+    ("words", "stdin"), [([b"caf\xe9"], b""), ([b"-"], b"caf\xe9"), ([b"hi", b"--system", b"\xe9"], b"")]
+)
+def test_a_prompt_that_is_not_utf8_is_wrong_usage(words, stdin):
+    command = [sys.executable, "-m", "daemon.ctl", "--socket", "/nowhere", "chat", *words]
+    ran = subprocess.run(command, input=stdin, capture_output=True, check=False)
+    assert (ran.returncode, ran.stderr[:35]) == (2, b"daemonctl: the input is not UTF-8; ")
 
 
 def test_help_lists_the_commands_and_the_exit_codes(ctl):

@@ -80,13 +80,15 @@ class TestInAPipe:
         assert ctl("chat", *words, stdin="Sag es\nauf Deutsch: ä\n").returncode == 0
         assert daemon.params("chat")["messages"] == [{"role": "user", "content": "Sag es\nauf Deutsch: ä\n"}]
 
-    def test_text_is_printed_while_more_is_still_to_come(self, daemon):
-        read = threading.Event()
-        daemon.table["chat"] = Pieces([delta("first")], chat_answer("first"), lambda: read.wait(10))
-        with subprocess.Popen([*CTL, "chat", "hi"], stdout=subprocess.PIPE) as process:
-            assert process.stdout.read(5) == b"first"
+    @pytest.mark.parametrize("words", [("chat", "hi"), ("call", "chat")])
+    def test_text_is_printed_while_more_is_still_to_come(self, daemon, words):
+        read, in_time = threading.Event(), []
+        daemon.table["chat"] = Pieces([delta("first")], chat_answer("first"), lambda: in_time.append(read.wait(5)))
+        with subprocess.Popen([*CTL, *words], stdout=subprocess.PIPE) as process:
+            assert process.stdout.read(5) in (b"first", b'{"typ')
             read.set()
             assert process.wait(10) == 0
+        assert in_time == [True]
 
     def test_an_answer_that_ends_its_line_gets_no_second_end(self, daemon, ctl):
         daemon.table["chat"] = Pieces([delta("a\n")], chat_answer("a\n"))
@@ -242,6 +244,12 @@ class TestOnATerminal:
         assert terminal.end() == code
         for part in ("102.5 % is used", "$0.005", "daemonctl chat -m ollama:llama3.2"):
             assert part in terminal.shown
+
+    def test_with_json_it_does_not_ask(self, daemon):
+        daemon.table["chat"] = TOKEN
+        terminal = Terminal("chat", "hi", "--json")
+        assert terminal.end() == 4
+        assert "[y/N]" not in terminal.shown
 
     def test_ctrl_c_cancels(self, daemon):
         daemon.table["chat"] = Pieces([delta("Once")], HANG)

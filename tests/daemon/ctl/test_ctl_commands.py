@@ -232,6 +232,11 @@ def test_a_refusal_with_json_is_one_document_on_stderr(daemon, ctl):
     assert json.loads(ran.stderr) == {"code": "busy", "message": "come back", "detail": {"n": 1}, "retry_after_s": 2.5}
 
 
+def test_a_refusals_words_do_not_command_the_terminal(daemon, ctl):
+    daemon.table["holds"] = errors.Forbidden("no \x1b]0;owned\x07")
+    assert ctl("holds").stderr == "daemonctl: forbidden: no ]0;owned\n"
+
+
 def test_every_command_stands_in_the_table_of_tests():
     typed = {" ".join(name.split()[:length]) for name in NAMES for length in (1, 2)}
     assert {command.name for command in COMMANDS} <= typed
