@@ -14,6 +14,7 @@ from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import Clock, Ids
 from actors.exchange import Exchange, Question
+from actors.limit import Limit
 from actors.pool import ProviderPool
 from actors.provider import Source
 from actors.rules.catalogue import Catalogue
@@ -22,9 +23,9 @@ from actors.rules.routing import Asked, Plan, Target, World, nearest_models, pla
 from actors.rules.tokens import OPENAI_FACTOR_MILLI, OTHER_FACTOR_MILLI, prompt_upper_bound
 from actors.session import Sessions
 from protocols.chat import AnswerMessage, Attempt, Chat, ChatAnswer, Item, Reply, Usage, Warned
-from protocols.errors import QuorumError, Truncated, UnknownModel
+from protocols.errors import NoEligibleModel, QuorumError, Truncated, UnknownModel
 from protocols.money import NanoUSD
-from protocols.provider import ProviderView, ReadViews
+from protocols.provider import FirstListing, ProviderView, ReadViews
 from protocols.routing import Decision, Reason
 from protocols.session import OpenSession, Prefer, Preferences, Spent
 from protocols.usage import AttemptEnd, AttemptStart
@@ -126,14 +127,27 @@ class Completions:
         return self._decision(run), run.made.fault
 
     async def _begin(self, call: ChatCall, preferences: Preferences) -> _Run:
-        views = await self._pool.call(ReadViews())
         chat = call.chat
-        made = self._plan(Asked(chat.model, chat.provider, chat.allow_fallback, preferences.default_model), views)
+        asked = Asked(chat.model, chat.provider, chat.allow_fallback, preferences.default_model)
+        views = await self._pool.call(ReadViews())
+        made = self._plan(asked, views)
+        if isinstance(made.fault, NoEligibleModel) and any(view.state == "unknown" for view in views):
+            views = await self._views_once_listed()
+            made = self._plan(asked, views)
         if not self._prices_known.is_set() and not all(
             self._catalogue.priced_by_config(t.provider, t.model) for t in made.targets
         ):
             await self._prices_known.wait()
         return _Run(call, self._ids.next(), preferences, made, made.reason, views)
+
+    async def _views_once_listed(self) -> tuple[ProviderView, ...]:
+        """The providers after one of them has said what it has: a call that comes right after the start waits for that."""
+        try:
+            with Limit(asyncio.get_running_loop(), FIRST_LISTING_S):
+                await self._pool.call(FirstListing())
+        except TimeoutError:
+            log.warning("no_models_listed", waited_s=FIRST_LISTING_S)
+        return await self._pool.call(ReadViews())
 
     def _plan(self, asked: Asked, views: tuple[ProviderView, ...]) -> Plan:
         if views is not self._views or len(self._plans) >= self.PLANS:
@@ -294,6 +308,9 @@ class Completions:
         default = run.preferences.default_max_tokens
         return default if most is None else min(default, most)
 
+
+FIRST_LISTING_S = 5.0
+"""Seconds that a call without a model waits, right after the start, for a provider to list its models."""
 
 _INTERRUPTED = {
     "cancelled": "the call was cancelled; what arrived is in `detail.partial`",

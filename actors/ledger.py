@@ -124,7 +124,7 @@ class Ledger(Actor):
                 account_id = self._account_ids[account] = len(self._account_ids) + 1
                 rows.append((SQL["add_account"], (account_id, account.scope, account.period, account.starts_at)))
         ids = tuple(sorted(self._account_ids[a] for a in accounts))
-        set_id = None
+        set_id = self._set_ids.get(ids)
         if set_id is None:
             set_id = self._set_ids[ids] = len(self._set_ids) + 1
             self._store.submit(*rows, *[(SQL["add_to_set"], (set_id, i)) for i in ids], must=True)

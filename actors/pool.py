@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -14,6 +15,7 @@ from protocols.errors import UnknownProvider
 from protocols.provider import (
     AVAILABLE,
     AttemptEnded,
+    FirstListing,
     Lease,
     ProviderStatus,
     ProviderView,
@@ -27,7 +29,7 @@ from protocols.provider import (
 class ProviderPool(Actor):
     """Leads to the right provider, and shows all of them to routing.
 
-    State: the providers' refs and their last views, both in config order.
+    State: the providers' refs and their last views, both in config order; whether any has listed its models yet.
     """
 
     def __init__(self, supervisor: Supervisor, sources: Sequence[Source], transport: Transport, clock: Clock) -> None:
@@ -39,6 +41,7 @@ class ProviderPool(Actor):
         self._providers: dict[str, Ref[ProviderActor]] = {}
         self._views: dict[str, ProviderView] = {}
         self._shown: tuple[ProviderView, ...] = ()
+        self._listed = asyncio.Event()
 
     def __repr__(self) -> str:
         up = sum(view.state in AVAILABLE for view in self._views.values())
@@ -60,11 +63,21 @@ class ProviderPool(Actor):
         """Shows a provider as it is now."""
         self._views[changed.view.name] = changed.view
         self._shown = tuple(self._views[s.name] for s in self._sources if s.name in self._views)
+        if any(view.models for view in self._shown):
+            self._listed.set()
 
     @handles(ReadViews)
     def views(self, _: ReadViews) -> tuple[ProviderView, ...]:
         """All providers."""
         return self._shown
+
+    @handles(FirstListing)
+    def first_listing(self, _: FirstListing) -> Wait[None]:
+        """Answers when there are models to choose from."""
+        return Wait(self._until_listed())
+
+    async def _until_listed(self) -> None:
+        await self._listed.wait()
 
     @handles(Lease)
     def lease(self, request: Lease) -> Wait[int]:

@@ -59,6 +59,9 @@ class Progress(Struct):
     def finish(self, reply: Reply) -> Reply:
         """Notes a whole answer."""
         self.complete = True
+        self.pieces.append(reply.text)
+        self.reasoning.append(reply.reasoning)
+        self.calls = dict(enumerate(reply.tool_calls))
         self.tokens = reply.tokens
         self.finish_reason = reply.finish_reason
         return reply

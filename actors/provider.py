@@ -29,6 +29,12 @@ from protocols.provider import (
 )
 
 PROBE_TIMEOUT_S = 10.0
+NO_LIST = frozenset({404, 405})
+"""Statuses of a provider that lists no models: it answers, so it is there."""
+
+LOOK_MARGIN_S = 0.01
+"""Seconds after the end of a wait, so that a timer that fires early still finds it over."""
+
 AVERAGE_OVER = 20
 """Attempts over which the averages decay: each weighs 1/20."""
 
@@ -157,16 +163,20 @@ class ProviderActor(Actor):
         match outcome:
             case "ok":
                 self._breaker = succeeded(self._breaker, probe)
-                self._record.proved_at, self._record.why, self._record.misconfigured = now, None, False
+                self._record.proved_at, self._record.why = now, None
             case "transport" | "server":
                 self._breaker = failed(self._breaker, probe, now)
                 self._record.why = why
+                if self._breaker.open:
+                    self.spawn(self._look_after(self._breaker.wait_s(now) or 0.0))
             case "rate_limited":
                 # The longer wait stands: a second, longer Retry-After counts, a shorter one does not.
                 self._limited_until = max(self._limited_until, now + (retry_after_s or 1.0))
                 self._record.why = why
                 self._breaker = undecided(self._breaker, probe)
+                self.spawn(self._look_after(self._limited_until - now))
             case "auth":
+                # Until the config changes, which is read at the start: a key that was refused does not get better.
                 self._record.misconfigured, self._record.why = True, why
                 self._breaker = undecided(self._breaker, probe)
             case "request" | "cancelled":
@@ -231,21 +241,25 @@ class ProviderActor(Actor):
 
     async def _probe_now_and_then(self) -> None:
         while True:
-            if self._probe_is_due():
-                self._breaker = begun(self._breaker)
-                self.ref.tell(await self._probe(self._breaker.probe))
-            elif self._limited_until and self._clock.monotonic() >= self._limited_until:
-                self._limited_until = 0.0
-                self._show()
-            await self._clock.sleep(self._next_look_s())
+            await self._look()
+            await self._clock.sleep(self._source.config.probe_every_s)
 
-    def _next_look_s(self) -> float:
-        return min(self._source.config.probe_every_s, self._retry_after_s() or self._source.config.probe_every_s)
+    async def _look_after(self, seconds: float) -> None:
+        """Looks again when a wait is over, so that nobody is refused longer than it lasts."""
+        await self._clock.sleep(seconds + LOOK_MARGIN_S)
+        await self._look()
+
+    async def _look(self) -> None:
+        if self._probe_is_due():
+            self._breaker = begun(self._breaker)
+            self.ref.tell(await self._probe(self._breaker.probe))
+        else:
+            self._show()
 
     def _probe_is_due(self) -> bool:
         """Not while live traffic proves health, nor while the provider asked to wait or an attempt is the probe."""
         now = self._clock.monotonic()
-        if now < self._limited_until or self._breaker.wait_s(now) != 0:
+        if self._record.misconfigured or now < self._limited_until or self._breaker.wait_s(now) != 0:
             return False
         proved = self._record.proved_at
         return (
@@ -264,9 +278,10 @@ class ProviderActor(Actor):
                     body = await response.read()
             if response.status >= 400:  # noqa: PLR2004  HTTP's own boundary
                 fault = dialect.fault(response.status, body, response.headers, "")
-                return ModelsListed(
-                    outcome_of(fault.code, response.status), fault.message, None, fault.retry_after_s, number
-                )
+                outcome: Outcome = "auth" if fault.code == "misconfigured" else outcome_of(fault.code, response.status)
+                if response.status in NO_LIST:
+                    outcome = "ok"
+                return ModelsListed(outcome, fault.message, None, fault.retry_after_s, number)
             return ModelsListed("ok", "", tuple(dialect.models(body)), None, number)
         except TimeoutError:
             return ModelsListed(
@@ -292,9 +307,9 @@ class _Record(Struct):
 
 
 def outcome_of(code: str, status: int) -> Outcome:
-    """What a fault says about the provider."""
+    """What a fault says about the provider. A 403 of one call may be about its model alone; a 401 is about the key."""
     match code:
-        case "misconfigured":
+        case "misconfigured" if status == 401:  # noqa: PLR2004  HTTP's own
             return "auth"
         case "rate_limited":
             return "rate_limited"

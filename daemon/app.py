@@ -118,7 +118,8 @@ async def serve(world: World, config: Config, paths: Paths) -> None:
     """Answers on the sockets until a signal, a lost store or an actor beyond help ends it."""
     server = Server(world, config.rights, config.daemon.max_frame_bytes, config.daemon.client_stall_s)
     stop = asyncio.get_running_loop().create_future()
-    with stop_signals(stop, server), listening(paths.socket) as sockets:
+    hear_stop_signals(stop, server)
+    with listening(paths.socket) as sockets:
         await server.listen(sockets)
         gc.collect()
         gc.freeze()  # what is there now stays: the collector needn't look at it again
@@ -247,9 +248,8 @@ def _remove_stale(path: Path) -> None:
             raise AlreadyRunning(f"another daemon answers on {path}; stop it, or name another socket with --socket")
 
 
-@contextmanager
-def stop_signals(stop: asyncio.Future[None], server: Server) -> Iterator[None]:
-    """The first SIGTERM or SIGINT drains; a second cancels what runs now."""
+def hear_stop_signals(stop: asyncio.Future[None], server: Server) -> None:
+    """The first SIGTERM or SIGINT drains; a second cancels what runs now. Heard to the end of the loop: none cuts the leaving short."""
     loop = asyncio.get_running_loop()
 
     def heard() -> None:
@@ -262,11 +262,6 @@ def stop_signals(stop: asyncio.Future[None], server: Server) -> Iterator[None]:
 
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, heard)
-    try:
-        yield
-    finally:
-        for name in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(name)
 
 
 async def _watchdog() -> None:
@@ -274,4 +269,4 @@ async def _watchdog() -> None:
     interval = systemd.watchdog_interval_s()
     while interval is not None:
         systemd.notify("WATCHDOG=1")
-        await asyncio.sleep(interval / 2)
+        await asyncio.sleep(interval)

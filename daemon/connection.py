@@ -45,22 +45,23 @@ log = structlog.get_logger("server")
 class Running:
     """A call under way.
 
-    State: its task, and what ended it if something did.
+    State: its task and whether it has begun, and what ended it if something did.
     """
 
-    __slots__ = ("id", "interrupted", "task", "timer")
+    __slots__ = ("begun", "id", "interrupted", "task", "timer")
 
     def __init__(self, call_id: int) -> None:
         self.id = call_id
+        self.begun = False
         self.interrupted: type[QuorumError] = QuorumError
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
 
     def interrupt(self, kind: type[QuorumError]) -> None:
-        """Cancels the call; the first reason stands."""
+        """Cancels the call; the first reason stands. A task cancelled before its first step would never answer."""
         if self.interrupted is QuorumError:
             self.interrupted = kind
-        if self.task is not None:
+        if self.task is not None and self.begun:
             self.task.cancel()
 
 
@@ -147,11 +148,11 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The end of input alone is no hang-up: what runs is answered first."""
-        if self._gone() or not self.running:
-            self.close()
+        self._flush()
+        if self._gone():
             return False
         self._watch_for_hangup()
-        return True
+        return not self._transport.is_closing()
 
     def connection_lost(self, _: Exception | None) -> None:
         """A hang-up cancels whatever runs."""
@@ -234,7 +235,10 @@ class Connection(asyncio.Protocol):
 
     async def _run(self, call: Call, running: Running) -> None:
         answer: Done | Fault
+        running.begun = True
         try:
+            if running.interrupted is not QuorumError:
+                raise asyncio.CancelledError
             answer = Done(call.id, await self._server.handle(self, call, running))
         except QuorumError as error:
             answer = _fault(error, call.id)
@@ -248,7 +252,7 @@ class Connection(asyncio.Protocol):
         del self.running[call.id]
         self._write(answer)
         if "hangup" in self._timers and not self.running:
-            self._close_when_sent()
+            self._watch_for_hangup()
 
     # --- messages out
 
@@ -300,13 +304,6 @@ class Connection(asyncio.Protocol):
         self._write(_fault(error, None))
         self.close()
 
-    def _close_when_sent(self) -> None:
-        self._stop("hangup")
-        if not self._unsent:
-            self.close()
-        else:
-            self._later("hangup", HANGUP_POLL_S, self._close_when_sent)
-
     def _bound_message(self, *, begun: bool) -> None:
         """Each message has the same time from its first byte to its last; `begun` says that an unfinished one is new."""
         if self._codec is None or not self._codec.unfinished:
@@ -325,9 +322,11 @@ class Connection(asyncio.Protocol):
             self._later("stalled", self._server.client_stall_s, self._cut_if_stalled, now)
 
     def _watch_for_hangup(self) -> None:
-        """After the end of input the loop looks no more; a full close must still be seen while calls run."""
+        """After the end of input the loop looks no more: a full close must still be seen while calls run. Then we close."""
         if self._gone():
             self._transport.abort()
+        elif not self.running and not self._unsent:
+            self.close()
         else:
             self._later("hangup", HANGUP_POLL_S, self._watch_for_hangup)
 

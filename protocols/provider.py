@@ -88,6 +88,10 @@ class ModelsListed(Request[None], frozen=True):
     probe: int
 
 
+class FirstListing(Request[None], frozen=True):
+    """Pool: answered as soon as a provider has listed its models."""
+
+
 class ReadViews(Request[tuple[ProviderView, ...]], frozen=True):
     """Pool: all providers as they are now, in config order; the same object until something changes."""
 

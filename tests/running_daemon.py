@@ -46,6 +46,7 @@ class Daemon:
         self.socket = folder / "rpc.sock"
         self.environment = _environment(environment)
         self.process: subprocess.Popen[bytes] | None = None
+        self.program = _module("daemon")
         self.configure(config)
 
     def configure(self, config: str) -> None:
@@ -57,7 +58,7 @@ class Daemon:
         """How it is started."""
         config = self.folder / "config.toml"
         said = ["--config", str(config), "--state", str(self.state), "--socket", str(self.socket)]
-        return [*_python("daemon"), *said]
+        return [sys.executable, *self.program, *said]
 
     def launch(self) -> None:
         """Starts it and waits for nothing."""
@@ -81,7 +82,7 @@ class Daemon:
 
     def ctl(self, *arguments: str) -> Ended:
         """Runs `daemonctl`."""
-        return _ended([*_python("daemon.ctl"), "--socket", str(self.socket), *arguments], self.environment)
+        return _ended([sys.executable, *_module("daemon.ctl"), "--socket", str(self.socket), *arguments], self.environment)
 
     def signal(self, number: int = signal.SIGTERM) -> None:
         """Sends a signal."""
@@ -266,9 +267,10 @@ def _environment(added: Mapping[str, str]) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "OLLAMA_HOST": "127.0.0.1:9"} | dict(added)
 
 
-def _python(module: str) -> list[str]:
+def _module(name: str) -> list[str]:
+    """Python's arguments to run a module, measured when COVERAGE_RUN is set."""
     measured = ["-m", "coverage", "run", f"--rcfile={ROOT}/pyproject.toml"] if os.environ.get("COVERAGE_RUN") else []
-    return [sys.executable, *measured, "-m", module]
+    return [*measured, "-m", name]
 
 
 def _ended(command: list[str], environment: Mapping[str, str]) -> Ended:

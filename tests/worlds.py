@@ -126,7 +126,7 @@ class Books:
 
     def start(self, user: str = "ana", app: str = "editor", provider: str = "openai", **fields: Any) -> AttemptStart:
         """What is known of an attempt that begins now."""
-        known = {"usage_id": self.ids.next(), "created_at": self.clock.now_us()} | fields
+        known = {"call_id": self.ids.next(), "usage_id": self.ids.next(), "created_at": self.clock.now_us()} | fields
         return attempt_start(user=user, app=app, provider=provider, **known)
 
     async def reserve(self, amount: int | None, user: str = "ana", app: str = "editor", provider: str = "openai") -> str:
@@ -167,7 +167,7 @@ def attempt_start(**fields: Any) -> AttemptStart:
     """An attempt of ana's editor at openai, unless said otherwise."""
     usual: dict[str, Any] = {
         "usage_id": "0000000000001",
-        "call_id": "c",
+        "call_id": "0000000000000",
         "user": "ana",
         "app": "editor",
         "conversation": None,

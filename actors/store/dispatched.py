@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import secrets
 from pathlib import Path
 from typing import Self
 
@@ -77,8 +78,11 @@ def open_dispatched(path: Path, boot_id: str) -> tuple[Dispatched, frozenset[str
 
 
 def boot_id() -> str:
-    """The kernel's name for this boot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    """The kernel's name for this boot; one that no other start has where the kernel does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return f"unknown {secrets.token_hex(16)}"
 
 
 def _read(descriptor: int, boot: str) -> frozenset[str] | None:

@@ -27,6 +27,9 @@ Durability = Literal["power", "process"]
 APPLICATION_ID = 0x71726D64
 """`qrmd`, so that `file` and we can tell our database from another."""
 
+READ_AT_START = ("accounts", "account_sets", "holds", "settings")
+"""The small tables, which the actors read whole when they open."""
+
 RETRY_S = 0.5
 """Seconds between tries to write what must be written while the disk is full."""
 
@@ -274,21 +277,30 @@ def _prepare(connection: sqlite3.Connection, path: Path | None, durability: Dura
         path.chmod(0o600)
     connection.execute("PRAGMA busy_timeout = 5000")
     connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA journal_mode = WAL")
+    version = _version(connection, path)
+    connection.execute("PRAGMA journal_mode = WAL")  # the first that writes: what is not ours was refused before
     connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
-    _migrate(connection, path)
+    _migrate(connection, path, version)
+    for table in READ_AT_START:
+        connection.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608  a written list; damage shows here, not in an actor
 
 
-def _migrate(connection: sqlite3.Connection, path: Path | None) -> None:
-    steps = migrations()
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+def _version(connection: sqlite3.Connection, path: Path | None) -> int:
+    """The schema's number; 0 is a new database. Raises StoreRefused."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     if application not in {0, APPLICATION_ID} or (application == 0 and version):
         raise StoreRefused(f"{path} is the database of another program; name another folder with --state")
-    if version > len(steps):
+    newest = len(migrations())
+    if version > newest:
         raise StoreRefused(
-            f"{path} has schema {version}, this version reads up to {len(steps)}; start the newer quorumd, or restore a backup"
+            f"{path} has schema {version}, this version reads up to {newest}; start the newer quorumd, or restore a backup"
         )
+    return version
+
+
+def _migrate(connection: sqlite3.Connection, path: Path | None, version: int) -> None:
+    steps = migrations()
     if 0 < version < len(steps) and path is not None:
         _back_up(connection, path, version)
     for number, step in enumerate(steps[version:], version + 1):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from worlds import TurnedClock, attempt_end, month, open_books
@@ -223,7 +223,7 @@ def runner():
 
 
 @settings(
-    max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, phases=[Phase.explicit, Phase.generate], deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 @given(steps=st.lists(STEP, min_size=30, max_size=40))
 def test_at_every_commit_the_limits_hold_and_the_books_balance(runner, steps):

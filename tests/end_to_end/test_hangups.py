@@ -58,9 +58,9 @@ def daemon(one_daemon: Daemon, upstream: Provider) -> Daemon:
     return one_daemon
 
 
-def ask(lines: JsonLines, name: str, *, stream: bool = True, deadline_s: float | None = None, call_id: int = 1) -> None:
+def ask(lines: JsonLines, name: str, *, stream: bool = True, deadline_s: float | None = None, call_id: int = 1, **more: str) -> None:
     """Begins a chat."""
-    params = {
+    params = more | {
         "model": name,
         "messages": [{"role": "user", "content": "tell me a story"}],
         "stream": stream,
@@ -345,17 +345,17 @@ def test_whoever_ends_its_input_right_after_a_message_is_still_answered(what, on
 
 
 def test_a_hundred_hang_ups_at_random_moments_leave_nothing_behind(daemon, upstream):
-    moments = [n / 250 for n in range(100)]
-
-    def hang_up(after_s: float) -> None:
+    def hang_up(number: int) -> None:
         with daemon.json_lines() as lines:
-            ask(lines, f"openai:{SLOW}", stream=int(after_s * 250) % 3 != 0)
-            threading.Event().wait(after_s)
+            ask(lines, f"openai:{SLOW}", stream=number % 3 != 0, user=f"user {number % 9}")  # their sessions open now
+            threading.Event().wait(number % 25 / 60)
 
+    began = time.time()
     with ThreadPoolExecutor(20) as clients:
-        list(clients.map(hang_up, moments))
-    eventually(lambda: daemon.call("status")["calls_in_flight"] == 0, "all calls ended")
-    eventually(lambda: upstream.counters()["in_flight"] == 0, "all requests ended")
+        list(clients.map(hang_up, range(100)))
+    eventually(lambda: upstream.counters()["in_flight"] == 0, "all requests ended", WITHIN_S)
+    eventually(lambda: daemon.call("status")["calls_in_flight"] == 0, "all calls ended", WITHIN_S)
     daemon.balanced()
+    assert not daemon.database("SELECT id FROM usage WHERE created_at >= ? AND status <> 'cancelled'", int(began * 1e6))
     assert daemon.call("providers")["providers"][0]["in_flight"] == 0
     assert daemon.database("SELECT * FROM holds") == []

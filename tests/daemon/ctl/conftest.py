@@ -19,6 +19,12 @@ Ran = subprocess.CompletedProcess[str]
 CTL = [sys.executable, "-W", "error", "-m", "daemon.ctl"]
 
 
+@pytest.fixture(autouse=True)
+def buffered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output is buffered, as it is for users."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+
 @pytest.fixture
 def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedDaemon]:
     """A daemon that daemonctl finds by itself."""

@@ -173,6 +173,15 @@ class TestInterruption:
             assert process.stderr.read() == b""
             assert process.wait(10) == 141
 
+    def test_so_does_one_that_had_enough_before_the_first_line(self, daemon):
+        may_answer = threading.Event()
+        daemon.table["holds"] = lambda _: [may_answer.wait(5), {"holds": []}][1]
+        with subprocess.Popen([*CTL, "holds"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            process.stdout.close()
+            may_answer.set()
+            assert process.stderr.read() == b""
+            assert process.wait(10) == 141
+
 
 def after_the_first(more):
     yield delta("line\n")
