@@ -126,6 +126,17 @@ class Reply(pykka.Future[Any]):
         elif isinstance(value, Wait):
             value.drop()
 
+    def drop(self) -> None:
+        """The asker was cancelled, maybe after the answer: then the Wait in it goes to nobody."""
+        future = self._future
+        if (
+            future.done()
+            and not future.cancelled()
+            and future.exception() is None
+            and isinstance(future.result(), Wait)
+        ):
+            future.result().drop()
+
     def set_exception(self, exc_info: Any = None) -> None:
         """Answers with an error: the one given, or the one being handled."""
         error = cast("BaseException", (exc_info or sys.exc_info())[1])
@@ -202,7 +213,8 @@ class Actor(pykka.Actor):
         """Ends this incarnation; the supervisor starts the next one."""
         if self._crash is None:
             self._crash = error
-        self.ref.incarnation = None
+        if self.ref.incarnation is self:
+            self.ref.incarnation = None
         cast("Inbox", self.actor_inbox).wake()
 
     def answer(self, message: Request[R]) -> R | Wait[R]:
@@ -303,7 +315,7 @@ class Ref(pykka.ActorRef[A]):
         actor = self.incarnation
         answer: R | Wait[R]
         if actor is None or actor.handling or self._queue:
-            answer = await self._queued(message)
+            answer = await self._answered(message)
         else:
             answer = actor.answer(message)
         return await answer.awaitable if isinstance(answer, Wait) else answer
@@ -349,6 +361,14 @@ class Ref(pykka.ActorRef[A]):
 
     def _gone(self) -> ShuttingDown:
         return ShuttingDown(f"{self.name} has stopped; the daemon is shutting down")
+
+    async def _answered(self, message: Request[R]) -> Any:
+        reply = self._queued(message)
+        try:
+            return await reply
+        except asyncio.CancelledError:
+            reply.drop()
+            raise
 
     def _queued(self, message: Request[R]) -> Reply:
         if not self.is_alive():

@@ -51,7 +51,7 @@ class Exchange:
         source, streamed = question.source, question.emit is not None
         whole_s = source.config.timeout_s
         first_s = min(source.config.first_token_timeout_s, whole_s) if streamed else whole_s
-        with _translated(source.name, progress, streamed=streamed), Limit(self._loop, first_s) as limit:
+        with _translated(source, progress, streamed=streamed), Limit(self._loop, first_s) as limit:
             async with self._transports(source).exchange(source.endpoint, question.request, sent) as response:
                 if response.status != 200:  # noqa: PLR2004  the only status that carries an answer
                     raise await _fault(question, response)
@@ -78,6 +78,8 @@ class Exchange:
                 emit(item)
             if not data:  # the decoder was fed the end as well: what it held back is out
                 break
+        if not decoder.complete and not progress.emitted:
+            raise MalformedAnswer("it ended without content and without its end mark")
         if not decoder.complete:
             raise Truncated(
                 f"the answer of provider `{question.source.name}` broke off; what arrived is in `detail.partial`"
@@ -102,14 +104,15 @@ async def _fault(question: Question, response: Response) -> QuorumError:
             f"provider `{name}` answered with status {response.status}; redirects are not followed, check `base_url`",
             detail={"status": response.status, "provider": name},
         )
-    body = await response.read()
+    body = question.source.endpoint.without_key(await response.read())
     fault = question.source.dialect.fault(response.status, body, response.headers, question.model)
     fault.detail.setdefault("provider", name)
     return fault
 
 
 @contextmanager
-def _translated(provider: str, progress: Progress, *, streamed: bool) -> Iterator[None]:
+def _translated(source: Source, progress: Progress, *, streamed: bool) -> Iterator[None]:
+    provider = source.name
     detail = {"provider": provider}
     try:
         yield
@@ -126,11 +129,20 @@ def _translated(provider: str, progress: Progress, *, streamed: bool) -> Iterato
         ) from error
     except StreamFailed as error:
         progress.answering = progress.emitted
-        error.fault.detail.setdefault("provider", provider)
-        raise error.fault from error
+        raise _without_key(error.fault, source) from error
     except TimeoutError as error:
         progress.aborted = True
         what = "went on too long" if progress.emitted else "did not begin in time"
         raise ProviderFailed(
             f"the answer of provider `{provider}` {what}; see `timeout_s` and `first_token_timeout_s`", detail=detail
         ) from error
+
+
+def _without_key(fault: QuorumError, source: Source) -> QuorumError:
+    """A fault out of a stream, which quotes the provider."""
+
+    def clean(text: str) -> str:
+        return source.endpoint.without_key(text.encode()).decode()
+
+    said = {key: clean(value) if isinstance(value, str) else value for key, value in fault.detail.items()}
+    return type(fault)(clean(fault.message), detail={"provider": source.name} | said, retry_after_s=fault.retry_after_s)

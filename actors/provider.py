@@ -277,6 +277,7 @@ class ProviderActor(Actor):
                 async with self._transport.exchange(self._source.endpoint, dialect.models_request()) as response:
                     body = await response.read()
             if response.status >= 400:  # noqa: PLR2004  HTTP's own boundary
+                body = self._source.endpoint.without_key(body)
                 fault = dialect.fault(response.status, body, response.headers, "")
                 outcome: Outcome = "auth" if fault.code == "misconfigured" else outcome_of(fault.code, response.status)
                 if response.status in NO_LIST:

@@ -28,6 +28,7 @@ from protocols.settings import (
     SettingsOf,
     UserSettings,
     WatchSettings,
+    comes_later,
     fields_of,
 )
 
@@ -154,16 +155,19 @@ class SettingsActor(Actor):
 def check_key(key: str) -> None:
     """Raises BadRequest for a setting that does not exist, naming the nearest."""
     if key not in USER_FIELDS and key not in DAEMON_FIELDS:
+        if comes_later(key):
+            raise BadRequest(f"`{key}` has no effect in this version yet, so it can't be set")
         near = difflib.get_close_matches(key, [*USER_FIELDS, *DAEMON_FIELDS], n=1, cutoff=0.4)
         hint = f"did you mean `{near[0]}`? " if near else ""
         raise BadRequest(f"there is no setting `{key[:100]}`; {hint}`daemonctl settings show` lists them")
 
 
 def check_config(values: Mapping[str, Any]) -> None:
-    """Raises BadRequest for a key or value of the config's [settings] that is wrong."""
+    """Raises BadRequest for a key or value of the config's [settings] that is wrong; what comes later may stand there."""
     for key, value in values.items():
-        check_key(key)
-        _checked(key, value)
+        if not comes_later(key):
+            check_key(key)
+            _checked(key, value)
 
 
 def _checked(key: str, value: Any) -> Any:

@@ -85,14 +85,14 @@ class Supervisor:
         crashes: deque[float] = deque(maxlen=MAX_CRASHES)
         while True:
             try:
-                await self._one_life(ref, actor, opened)
+                await self._one_life(ref, actor if not opened.done() else make(), opened)
             except Exception as error:  # noqa: BLE001  this is where crashes are decided about
                 if not opened.done():
                     opened.set_exception(error)
                     return
                 if not self._may_restart(ref, crashes, error):
+                    ref.leave()
                     return
-            actor = make()
 
     async def _one_life(self, ref: Ref[A], actor: A, opened: asyncio.Future[None]) -> None:
         actor.adopt(ref, self)

@@ -27,9 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         path = said.config or _config_path(os.environ)
         config = load(path)
-        _check(config)
+        _check(config, path)
         if said.check:
             check_sources(config)
+            for note in config.without_effect():
+                print(f"quorumd: {note}", file=sys.stderr)  # noqa: T201
             print(f"{path or 'no config: the defaults'}: ok")  # noqa: T201  a command's own output
             return STOPPED
     except ConfigRefused as refused:
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _serve(config, said.state or _state_path(os.environ), said.socket or _socket_path(os.environ))
 
 
-def _check(config: Config) -> None:
+def _check(config: Config, path: Path | None) -> None:
     """The settings of the config, by those who own them. Raises ConfigRefused."""
     from actors.settings import check_config
     from daemon.config import ConfigRefused
@@ -47,7 +49,7 @@ def _check(config: Config) -> None:
     try:
         check_config(config.settings)
     except BadRequest as error:
-        raise ConfigRefused(f"[settings]: {error.message}") from None
+        raise ConfigRefused(f"{path}: [settings]: {error.message}") from None
 
 
 def _serve(config: Config, state: Path, socket: Path) -> int:
@@ -59,7 +61,7 @@ def _serve(config: Config, state: Path, socket: Path) -> int:
     from actors.store.sqlite import StoreRefused
     from actors.supervise import GaveUp
     from daemon import log, systemd
-    from daemon.app import AlreadyRunning, Paths, run
+    from daemon.app import AlreadyRunning, CannotListen, Paths, run
     from daemon.config import ConfigRefused
 
     systemd.undumpable()
@@ -73,11 +75,13 @@ def _serve(config: Config, state: Path, socket: Path) -> int:
     except ConfigRefused as refused:
         say.error("config_refused", why=str(refused))
         return WRONG
-    except (StoreRefused, GaveUp, sqlite3.Error, OSError) as error:
+    except (StoreRefused, GaveUp, CannotListen, sqlite3.Error, OSError) as error:
         say.critical("ended", why=str(error))
         return FAILED
     finally:
         lines.flush()
+        if lines.lost:
+            sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  else Python's own last flush fails and makes the exit code 120
     return STOPPED
 
 

@@ -60,6 +60,10 @@ class AlreadyRunning(Exception):
     """Another daemon holds the state folder."""
 
 
+class CannotListen(Exception):
+    """The socket can't be made; the message says what to do."""
+
+
 async def run(config: Config, paths: Paths, lines: Lines) -> None:
     """Serves until told to stop, logging to `lines`. Raises AlreadyRunning, StoreRefused, ConfigRefused, GaveUp, and what broke the store."""
     lines.collect(asyncio.get_running_loop())
@@ -77,6 +81,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
             ledger = await actors.start(lambda: Ledger(store, clock, dispatched))
             for hold in (await ledger.call(ReadBooks(since=0))).open_holds:
                 await ledger.call(recovered(hold, sent=sent is None or hold.start.usage_id in sent))
+            dispatched.start_over()
             limits = config.limits.limits()
             budget = await actors.start(lambda: BudgetActor(ledger, settings, limits, zone, clock))
             pool = await actors.start(lambda: ProviderPool(actors, sources, transports["probes"], clock))
@@ -108,7 +113,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 clock,
                 zone,
                 clock.now_us(),
-                [],
+                config.without_effect(),
                 Counts(),
             )
             await serve(world, config, paths)
@@ -215,7 +220,12 @@ def listening(path: Path) -> Iterator[list[socket.socket]]:
     if passed:
         yield passed
         return
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    except PermissionError as error:
+        raise CannotListen(
+            f"{path.parent} can't be made ({error.strerror}); set XDG_RUNTIME_DIR, or name another socket with --socket"
+        ) from None
     _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
@@ -260,6 +270,7 @@ def hear_stop_signals(stop: asyncio.Future[None], server: Server) -> None:
             log.info("stopping")
             stop.set_result(None)
 
+    loop.add_signal_handler(signal.SIGHUP, lambda: log.warning("no_reload", hint="restart to read the config again"))
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, heard)
 

@@ -21,11 +21,11 @@ from actors.rules.admission import Limit, Limits
 from actors.rules.catalogue import ModelConfig
 from actors.store.sqlite import Durability
 from daemon.secrets import KeySource
-from protocols.model import PROVIDER_NAME, RESERVED_PROVIDER, split_model_id
+from protocols.model import PROVIDER_NAME, RESERVED_PROVIDER, Strength, split_model_id
 from protocols.money import nano_from_usd
 from protocols.provider import ProviderConfig
 from protocols.rpc import MAX_FRAME_BYTES
-from protocols.settings import Usd
+from protocols.settings import Usd, comes_later
 
 
 class ConfigRefused(Exception):
@@ -90,6 +90,14 @@ class RightsSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     operate_group: str = "quorumd-operate"
 
 
+class TaskSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[tasks.<name>]`: checked, and of no effect in this version."""
+
+    strength: Strength | None = None
+    prompt_tokens: Annotated[int, Meta(ge=1)] | None = None
+    response_tokens: Annotated[int, Meta(ge=1)] | None = None
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file."""
 
@@ -98,8 +106,23 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     providers: dict[str, ProviderSection] = field(default_factory=dict)
     models: dict[str, ModelConfig] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
+    tasks: dict[str, TaskSection] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     rights: RightsSection = RightsSection()
+
+    def without_effect(self) -> list[str]:
+        """A sentence for each part of the file that this version knows but does not go by."""
+        found = [
+            f"the setting `{key}` of the config has no effect in this version"
+            for key in self.settings
+            if comes_later(key)
+        ]
+        found += [f"[tasks.{name}] of the config has no effect in this version" for name in self.tasks]
+        return found + [
+            f"the alias `{alias}` stands for `{meant}`, but that provider is not configured"
+            for alias, meant in self.aliases.items()
+            if self.providers and meant.partition(":")[0] not in self.providers
+        ]
 
     def zone(self) -> tzinfo:
         """The time zone of periods."""
@@ -252,12 +275,9 @@ def _check_models(config: Config) -> None:
 
 
 def _check_aliases(config: Config) -> None:
-    for alias, meant in config.aliases.items():
+    for alias in config.aliases:
         if alias in config.providers or alias in config.models:
             raise ConfigRefused(f"[aliases]: `{alias}` hides a real name; choose another")
-        provider = meant.partition(":")[0]
-        if config.providers and provider not in config.providers:
-            raise ConfigRefused(f"[aliases]: `{alias}` stands for `{meant}`, but there is no [providers.{provider}]")
 
 
 def _check_limits(config: Config) -> None:

@@ -57,8 +57,14 @@ class Running:
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
 
+    def begin(self) -> None:
+        """The task's first step: one that is cancelled before it would never answer. Raises CancelledError."""
+        self.begun = True
+        if self.interrupted is not QuorumError:
+            raise asyncio.CancelledError
+
     def interrupt(self, kind: type[QuorumError]) -> None:
-        """Cancels the call; the first reason stands. A task cancelled before its first step would never answer."""
+        """Cancels the call; the first reason stands."""
         if self.interrupted is QuorumError:
             self.interrupted = kind
         if self.task is not None and self.begun:
@@ -235,10 +241,8 @@ class Connection(asyncio.Protocol):
 
     async def _run(self, call: Call, running: Running) -> None:
         answer: Done | Fault
-        running.begun = True
         try:
-            if running.interrupted is not QuorumError:
-                raise asyncio.CancelledError
+            running.begin()
             answer = Done(call.id, await self._server.handle(self, call, running))
         except QuorumError as error:
             answer = _fault(error, call.id)
@@ -347,17 +351,28 @@ class Connection(asyncio.Protocol):
 
 
 def _merge(waiting: list[Struct], value: Struct) -> None:
-    """Pieces of the same kind become one, so that what waits is bounded by the answer."""
-    last = waiting[-1] if waiting else None
-    match last, value:
-        case Delta(), Delta():
-            last.text += value.text
-        case Reasoning(), Reasoning():
-            last.text += value.text
-        case ToolCallDelta(), ToolCallDelta() if last.index == value.index:
-            last.arguments += value.arguments
+    """Pieces of the same kind become few, so that what waits is bounded by the answer.
+
+    Each is more than twice as long as the next: a long text is not copied for every piece that comes.
+    """
+    waiting.append(value)
+    while len(waiting) > 1 and _joined(waiting[-2], waiting[-1]):
+        waiting.pop()
+
+
+def _joined(before: Struct, after: Struct) -> bool:
+    match before, after:
+        case Delta(), Delta() if 2 * len(after.text) >= len(before.text):
+            before.text += after.text
+        case Reasoning(), Reasoning() if 2 * len(after.text) >= len(before.text):
+            before.text += after.text
+        case ToolCallDelta(), ToolCallDelta() if before.index == after.index and 2 * len(after.arguments) >= len(
+            before.arguments
+        ):
+            before.arguments += after.arguments
         case _:
-            waiting.append(value)
+            return False
+    return True
 
 
 def _fault(error: QuorumError, call_id: int | None) -> Fault:

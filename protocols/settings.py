@@ -46,6 +46,25 @@ class DaemonSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     )
 
 
+LATER = (
+    "enforce_budget_limits",
+    "budget_override_allowed",
+    "auto_fallback_to_local",
+    "clamp_to_budget",
+    "admission",
+    "provider_selection_mode",
+    "orchestrator.",
+    "tournament.",
+    "usage.retention_days",
+)
+"""Settings (or the beginnings of their names) that a config may already hold but that nothing in this version goes by."""
+
+
+def comes_later(key: str) -> bool:
+    """Whether a setting is known by name but has no effect yet."""
+    return any(key == name or (name.endswith(".") and key.startswith(name)) for name in LATER)
+
+
 Origin = Literal["default", "config", "daemon", "user"]
 
 

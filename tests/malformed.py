@@ -15,7 +15,10 @@ PARAMS: dict[str, list[dict[str, Any]]] = {
         {
             "messages": [
                 {"role": "system", "content": [{"type": "text", "text": "be brief"}]},
-                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]},
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}],
+                },
                 {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{}"}}]},
                 {"role": "tool", "content": "12", "tool_call_id": "a"},
             ],
@@ -38,7 +41,9 @@ PARAMS: dict[str, list[dict[str, Any]]] = {
     "providers": [{}],
     "sessions": [{}],
     "spend": [{"by": "day", "since": "2026-01-31", "until": "2027-01-31T12:00:00Z", "user": "ana"}],
-    "usage": [{"last": 5, "before": "0", "since": "2026-01-31", "user": "ana", "app": "a", "model": "sim:sim", "task": "t"}],
+    "usage": [
+        {"last": 5, "before": "0", "since": "2026-01-31", "user": "ana", "app": "a", "model": "sim:sim", "task": "t"}
+    ],
     "holds": [{}],
     "ledger.verify": [{}],
     "settings.show": [{"user": "ana"}],
@@ -62,7 +67,9 @@ NASTY: tuple[Any, ...] = (
 
 def valid_calls() -> list[dict[str, Any]]:
     """Messages that are right: hello, cancel, and each of the calls."""
-    calls = [{"t": "call", "id": 1, "method": m, "params": p, "deadline_s": 5.0} for m, each in PARAMS.items() for p in each]
+    calls = [
+        {"t": "call", "id": 1, "method": m, "params": p, "deadline_s": 5.0} for m, each in PARAMS.items() for p in each
+    ]
     return [{"t": "hello", "protocol": 1, "app": "fuzz"}, {"t": "cancel", "id": 1}, *calls]
 
 
@@ -139,7 +146,7 @@ def _mutated(chance: random.Random, data: bytes) -> bytes:
             case 0 if at < len(out):
                 out[at] ^= 1 << chance.randrange(8)
             case 1 if at < len(out):
-                out[at] = chance.choice(b"\x80\x90\xa0\xc0\xc1\xc7\xca\xcb\xcf\xd9\xdb\xdc\xdd\xde\xdf\xff\x00{}[]\"\\")
+                out[at] = chance.choice(b'\x80\x90\xa0\xc0\xc1\xc7\xca\xcb\xcf\xd9\xdb\xdc\xdd\xde\xdf\xff\x00{}[]"\\')
             case 2:
                 del out[at : at + chance.randint(1, 6)]
             case 3:

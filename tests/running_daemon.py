@@ -82,7 +82,9 @@ class Daemon:
 
     def ctl(self, *arguments: str) -> Ended:
         """Runs `daemonctl`."""
-        return _ended([sys.executable, *_module("daemon.ctl"), "--socket", str(self.socket), *arguments], self.environment)
+        return _ended(
+            [sys.executable, *_module("daemon.ctl"), "--socket", str(self.socket), *arguments], self.environment
+        )
 
     def signal(self, number: int = signal.SIGTERM) -> None:
         """Sends a signal."""
@@ -174,7 +176,9 @@ class Daemon:
         (journal,) = self.database("SELECT sum(spent) AS spent, sum(held) AS held FROM journal")
         (usage,) = self.database("SELECT sum(cost) AS cost FROM usage")
         (account,) = self.database("SELECT spent, held FROM accounts WHERE scope = 'daemon' AND period = 'month'")
-        assert costs == self.spent() == verdict["spent_nano_usd"] == journal["spent"] == usage["cost"] == account["spent"]
+        assert (
+            costs == self.spent() == verdict["spent_nano_usd"] == journal["spent"] == usage["cost"] == account["spent"]
+        )
         assert journal["held"] == account["held"] == 0
 
     @property
@@ -275,7 +279,13 @@ def _module(name: str) -> list[str]:
 
 def _ended(command: list[str], environment: Mapping[str, str]) -> Ended:
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S, check=False
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 

@@ -225,6 +225,7 @@ async def open_books(
                 ledger = await actors.start(lambda: ledger_class(store, clock, dispatched))
                 for hold in (await ledger.call(ReadBooks(since=0))).open_holds:
                     await ledger.call(recovered(hold, sent=sent is None or hold.start.usage_id in sent))
+                dispatched.start_over()
                 budget = await actors.start(lambda: budget_class(ledger, settings, limits or Limits(), zone, clock))
                 ids = Ids(clock.now_us, await last_id(store))
                 yield Books(folder, clock, store, actors, dispatched, (settings, ledger, budget), ids)

@@ -6,6 +6,7 @@ No method here has a deadline of its own but connecting: the caller has one, and
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 import socket
 import ssl
@@ -19,6 +20,9 @@ from protocols.dialects.dialect import HttpRequest
 
 READ_LIMIT = 64 * 1024 * 1024
 """Bytes of a whole body that `Response.read` takes unless told otherwise."""
+
+SHORTEST_KEY = 8
+"""Characters below which what is configured as a key is a placeholder like `none`, not worth hiding."""
 
 _HEADS_KEPT = 256  # a dialect may put the model's name into the path, and a caller invents those
 
@@ -106,6 +110,14 @@ class Endpoint:
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.origin}{self._prefix}>"
+
+    def without_key(self, said: bytes) -> bytes:
+        """What a provider said of a request, without the key that it may quote: whatever the key looks like."""
+        for _, value in self._headers:
+            key = value.removeprefix("Bearer ")
+            if len(key) >= SHORTEST_KEY:
+                said = said.replace(key.encode(), b"[removed]").replace(json.dumps(key)[1:-1].encode(), b"[removed]")
+        return said
 
     def target(self, request: HttpRequest) -> str:
         """The path below the origin. Raises ValueError for what can't stand in a request line."""

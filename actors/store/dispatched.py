@@ -25,10 +25,15 @@ class Dispatched:
     State: the mapped file, the slots that are free, and the slot of each marked attempt.
     """
 
-    def __init__(self, memory: mmap.mmap) -> None:
+    def __init__(self, memory: mmap.mmap, boot_id: str) -> None:
         self._memory = memory
+        self._boot_id = boot_id
         self._free = list(range(_SLOTS))
         self._slot_of: dict[str, int] = {}
+
+    def start_over(self) -> None:
+        """Forgets the marks of an earlier process. Not before its holds are closed: who is killed in between needs them again."""
+        self._memory[:_SIZE] = self._boot_id.encode().ljust(_HEADER, b"\0")[:_HEADER] + bytes(_SIZE - _HEADER)
 
     def mark(self, usage_id: str) -> None:
         """The request is about to leave. Marking twice is one mark."""
@@ -63,7 +68,7 @@ class Dispatched:
 
 
 def open_dispatched(path: Path, boot_id: str) -> tuple[Dispatched, frozenset[str] | None]:
-    """Fresh marks, and the attempts that an earlier process had marked: None when nobody can know (the machine rebooted, or the
+    """The marks, to be used after `start_over`, and the attempts that an earlier process had marked: None when nobody can know (the machine rebooted, or the
     file is not ours), so that every open hold counts as sent.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -73,8 +78,7 @@ def open_dispatched(path: Path, boot_id: str) -> tuple[Dispatched, frozenset[str
         memory = mmap.mmap(descriptor, _SIZE)
     finally:
         os.close(descriptor)
-    memory[:_SIZE] = boot_id.encode().ljust(_HEADER, b"\0")[:_HEADER] + bytes(_SIZE - _HEADER)
-    return Dispatched(memory), before
+    return Dispatched(memory, boot_id), before
 
 
 def boot_id() -> str:

@@ -114,6 +114,13 @@ class Store:
         done: asyncio.Future[None] = self._loop.create_future()
         if self.broken is not None:
             done.set_exception(LedgerReadonly(self.broken))
+            done.exception()  # seen, as in `refused`
+            return done
+        if self.full and self._waiting and not must:
+            done.set_exception(
+                _disk_full()
+            )  # what must be written is tried again and again; this needn't wait behind it
+            done.exception()
             return done
         self._waiting.append(_Submission(rows, must, then, done))
         self._idle.clear()
@@ -137,11 +144,12 @@ class Store:
     async def close(self) -> None:
         """Writes what waits (or gives it up while the disk is full) and closes."""
         if self._pump is not None:
-            if self._waiting and not self.full:
+            if not self.full:
                 await self.written()
             self._pump.cancel()
             with suppress(asyncio.CancelledError):
                 await self._pump
+            _refuse(self._waiting, LedgerReadonly("the disk was full until the ledger closed; the next start recovers"))
         await self._reader.close()
         await self._writer.close()
         if not self.failed.done():
@@ -161,6 +169,9 @@ class Store:
     async def _commit(self, group: list[_Submission]) -> None:
         try:
             await self._writer.run(_apply, group)
+        except asyncio.CancelledError:
+            self._waiting[:0] = group
+            raise
         except Exception as error:  # noqa: BLE001  whatever it is, each submission must hear of it
             await self._failed(group, error)
         else:
@@ -184,7 +195,9 @@ class Store:
     def _end(self, group: list[_Submission], error: Exception) -> None:
         """The disk or the database is broken: whether the rows are in it, only recovery at the next start can tell."""
         log.critical("store_failed", error=str(error))
-        _refuse(group, LedgerReadonly(f"the ledger failed and the daemon ends: {error}"))
+        self.broken = f"the ledger failed and the daemon ends: {error}"
+        group, self._waiting = [*group, *self._waiting], []
+        _refuse(group, LedgerReadonly(self.broken))
         if not self.failed.done():
             self.failed.set_exception(error)
 
@@ -192,14 +205,17 @@ class Store:
         if not self.full:
             log.error("disk_full", hint="no paid call starts until there is space")
         self.full = True
-        refused = LedgerReadonly(
-            "the disk is full: the ledger can't be written, so no paid call starts", retry_after_s=RETRY_S
-        )
-        _refuse([s for s in group if not s.must], refused)
+        _refuse([s for s in group if not s.must], _disk_full())
         kept = [s for s in group if s.must]
         if kept:
-            await asyncio.sleep(RETRY_S)
             self._waiting[:0] = kept
+            await asyncio.sleep(RETRY_S)
+
+
+def _disk_full() -> LedgerReadonly:
+    return LedgerReadonly(
+        "the disk is full: the ledger can't be written, so no paid call starts", retry_after_s=RETRY_S
+    )
 
 
 def _refuse(group: list[_Submission], error: QuorumError) -> None:

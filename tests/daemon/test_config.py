@@ -22,12 +22,24 @@ WRONG = {
     "an unknown section": ("[demon]\n", ["`demon`", "did you mean `daemon`?"]),
     "an unknown key": ('[daemon]\ntime_zone = "UTC"\n', ["daemon", "`time_zone`", "did you mean `timezone`?"]),
     "a key like none": ("[rights]\nxyz = 1\n", ["rights", "`xyz`", "there are: admin_uids, use_group, operate_group"]),
-    "an unknown key of a provider": (OPENAI + "timeout = 1\n", ["providers.openai", "`timeout`", "did you mean `timeout_s`?"]),
-    "an unknown key of a limit": ("[limits.users.ana]\nweek_usd = 1\n", ["limits.users.ana", "`week_usd`", "month_usd, day_usd"]),
-    "an unknown key of a key": (OPENAI + 'api_key = { environment = "X" }\n', ["providers.openai.api_key", "`environment`", "env"]),
+    "an unknown key of a provider": (
+        OPENAI + "timeout = 1\n",
+        ["providers.openai", "`timeout`", "did you mean `timeout_s`?"],
+    ),
+    "an unknown key of a limit": (
+        "[limits.users.ana]\nweek_usd = 1\n",
+        ["limits.users.ana", "`week_usd`", "month_usd, day_usd"],
+    ),
+    "an unknown key of a key": (
+        OPENAI + 'api_key = { environment = "X" }\n',
+        ["providers.openai.api_key", "`environment`", "env"],
+    ),
     "a wrong word": ('[daemon]\ndurability = "disk"\n', ["daemon.durability", "'disk'", "power, process"]),
     "a wrong kind": ('[providers.x]\nkind = "opnai"\n', ["providers.x.kind", "'opnai'", "did you mean `openai`?"]),
-    "a wrong strength": ('[models."a:b"]\nstrengths = ["speed", "cooking"]\n', ['models."a:b".strengths[1]', "'cooking'", "coding"]),
+    "a wrong strength": (
+        '[models."a:b"]\nstrengths = ["speed", "cooking"]\n',
+        ['models."a:b".strengths[1]', "'cooking'", "coding"],
+    ),
     "a wrong type": ('[limits]\nmonth_usd = "ten"\n', ["limits.month_usd", "`float", "got `str`"]),
     "a table instead of a value": ("[daemon.timezone]\nname = 1\n", ["daemon.timezone", "`str"]),
     "a value instead of a table": ("limits = 5\n", ["limits", "Expected `table`"]),
@@ -44,23 +56,41 @@ WRONG = {
     "the reserved name": ('[providers.client]\nkind = "openai"\n', ["[providers.client]", "is not `client`"]),
     "a model without provider": ('[models."gpt"]\n', ['[models."gpt"]', "<provider>:<model>"]),
     "a model of nobody": (OPENAI + '[models."other:m"]\n', ['[models."other:m"]', "no [providers.other]"]),
-    "an alias that hides a provider": (OPENAI + '[aliases]\nopenai = "openai:m"\n', ["[aliases]", "`openai` hides a real name"]),
-    "an alias that hides a model": (OPENAI + '[models."openai:m"]\n[aliases]\n"openai:m" = "openai"\n', ["`openai:m` hides"]),
+    "an alias that hides a provider": (
+        OPENAI + '[aliases]\nopenai = "openai:m"\n',
+        ["[aliases]", "`openai` hides a real name"],
+    ),
+    "an alias that hides a model": (
+        OPENAI + '[models."openai:m"]\n[aliases]\n"openai:m" = "openai"\n',
+        ["`openai:m` hides"],
+    ),
     "an alias of nobody": (OPENAI + '[aliases]\nclaude = "anthropic:c"\n', ["`claude`", "no [providers.anthropic]"]),
     "an alias that is no name": ("[aliases]\na = 1\n", ["aliases.a", "Expected `str`"]),
-    "a limit of nobody": (OPENAI + "[limits.providers.other]\nday_usd = 1\n", ["[limits.providers]", "no [providers.other]"]),
+    "a limit of nobody": (
+        OPENAI + "[limits.providers.other]\nday_usd = 1\n",
+        ["[limits.providers]", "no [providers.other]"],
+    ),
     "a time zone": ('[daemon]\ntimezone = "Mars/Base"\n', ["[daemon]", "`Mars/Base`", "Europe/Berlin"]),
     "a time zone that is a path": ('[daemon]\ntimezone = "../../etc/passwd"\n', ["[daemon]", "no time zone"]),
     "a time zone that is a folder": ('[daemon]\ntimezone = "Europe"\n', ["[daemon]", "no time zone"]),
-    "a key in the clear": (OPENAI + 'base_url = "http://example.org/v1"\n', ["[providers.openai]", "unencrypted", "https"]),
+    "a key in the clear": (
+        OPENAI + 'base_url = "http://example.org/v1"\n',
+        ["[providers.openai]", "unencrypted", "https"],
+    ),
     "http to a name that begins well": (OPENAI + 'base_url = "http://localhost.example.org/v1"\n', ["unencrypted"]),
-    "link-local": (OPENAI + 'base_url = "https://169.254.169.254/v1"\n', ["[providers.openai]", "link-local", "`local = true`"]),
+    "link-local": (
+        OPENAI + 'base_url = "https://169.254.169.254/v1"\n',
+        ["[providers.openai]", "link-local", "`local = true`"],
+    ),
     "link-local of IPv6": (OPENAI + 'base_url = "https://[fe80::1]/v1"\n', ["link-local"]),
     "no http": (OPENAI + 'base_url = "ftp://example.org"\n', ["[providers.openai]", "http(s) address"]),
     "no host": (OPENAI + 'base_url = "https:///v1"\n', ["http(s) address"]),
     "a bracket too few": (OPENAI + 'base_url = "https://[::1"\n', ["[providers.openai]", "http(s) address"]),
     "a key instead of its place": (OPENAI + 'api_key = "sk-canary"\n', ["providers.openai.api_key", "`table"]),
-    "two places of a key": (OPENAI + 'api_key = { env = "A", file = "b" }\n', ["providers.openai.api_key", "one place"]),
+    "two places of a key": (
+        OPENAI + 'api_key = { env = "A", file = "b" }\n',
+        ["providers.openai.api_key", "one place"],
+    ),
     "no place of a key": (OPENAI + "api_key = {}\n", ["providers.openai.api_key", "one place"]),
     "no TOML": ("[daemon\n", ["line 1"]),
 }
@@ -129,7 +159,11 @@ class TestExample:
         lines = EXAMPLE.read_text().splitlines()
         begin = next(number for number, line in enumerate(lines) if line == "[daemon]")
         known = (line.removeprefix("# ") for line in lines[begin:])
-        text = "\n".join(line for line in known if not line.startswith(("#", "[tasks", "strength =", "prompt_tokens", "response_tokens")))
+        text = "\n".join(
+            line
+            for line in known
+            if not line.startswith(("#", "[tasks", "strength =", "prompt_tokens", "response_tokens"))
+        )
         later = ('"auto_fallback_to_local"',)
         path = tmp_path / "config.toml"
         path.write_text("\n".join(line for line in text.splitlines() if not line.startswith(later)))

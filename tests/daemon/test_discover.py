@@ -33,7 +33,13 @@ def test_a_key_in_the_environment_is_a_provider(variable, known):
 def test_what_is_found_would_also_be_right_in_a_config():
     found = discover.providers(NOBODY | dict.fromkeys(discover.USUAL_KEYS, "sk-1"))
     assert len(found) == len(discover.USUAL_KEYS)
-    parse({"providers": {name: {"kind": p.kind} | ({"base_url": p.base_url} if p.base_url else {}) for name, p in found.items()}})
+    parse(
+        {
+            "providers": {
+                name: {"kind": p.kind} | ({"base_url": p.base_url} if p.base_url else {}) for name, p in found.items()
+            }
+        }
+    )
 
 
 def test_several_keys_come_in_the_order_of_the_list_whatever_the_environments():
@@ -76,7 +82,9 @@ def test_ollama_comes_after_the_keys():
     assert list(found) == ["openai", "ollama"]
 
 
-@pytest.mark.parametrize("said", ["127.0.0.1:9", "127.0.0.1:99999", "127.0.0.1:port", "http://[::1", "[", "http://[::1]:9"])
+@pytest.mark.parametrize(
+    "said", ["127.0.0.1:9", "127.0.0.1:99999", "127.0.0.1:port", "http://[::1", "[", "http://[::1]:9"]
+)
 def test_an_ollama_that_is_not_there_is_not_found(said):
     found = discover.providers({"OLLAMA_HOST": said})
     assert list(found) == ["simulated"]

@@ -91,7 +91,10 @@ except RuntimeError:
     assert b"canary" not in done.stderr
 
 
-@pytest.mark.parametrize("value", [r"'\ud800'", "{(1, 2): 3}", "b'\\xff'", "1 << 80", "float('nan')", "{'a': '\\ud800'}", "Exception('\\ud800')"])
+@pytest.mark.parametrize(
+    "value",
+    [r"'\ud800'", "{(1, 2): 3}", "b'\\xff'", "1 << 80", "float('nan')", "{'a': '\\ud800'}", "Exception('\\ud800')"],
+)
 def test_a_value_that_is_no_text_costs_at_most_its_form(value):
     script = f'say.info("odd", value={value}); say.info("next")'
     assert [line["event"] for line in lines_of(script)][-1] == "next"
@@ -126,7 +129,10 @@ except RuntimeError:
     assert "\x1b[2J" not in shown
 
 
-@pytest.mark.parametrize("end", ["os.close(2)", "r, w = os.pipe(); os.close(r); os.dup2(w, 2)", "os.dup2(os.open('/dev/full', os.O_WRONLY), 2)"])
+@pytest.mark.parametrize(
+    "end",
+    ["os.close(2)", "r, w = os.pipe(); os.close(r); os.dup2(w, 2)", "os.dup2(os.open('/dev/full', os.O_WRONLY), 2)"],
+)
 def test_a_stderr_that_takes_nothing_stops_nothing(end):
     script = f"""
 {end}
@@ -156,7 +162,12 @@ def test_the_daemon_answers_with_its_log_gone_and_stops_as_asked():
     with running_daemon.running(start=False) as daemon:
         reader, writer = os.pipe()
         daemon.process = subprocess.Popen(
-            daemon.command, cwd=ROOT, env=daemon.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=writer
+            daemon.command,
+            cwd=ROOT,
+            env=daemon.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=writer,
         )
         os.close(writer)
         running_daemon.eventually(daemon.socket.exists, "the daemon listens")

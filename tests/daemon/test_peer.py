@@ -49,7 +49,11 @@ def test_rights_come_from_the_uid_then_from_the_groups(uid, groups, role):
 
 def test_root_and_the_own_account_are_admins_whatever_the_config_says():
     section = RightsSection(admin_uids=())
-    assert rights_of(0, frozenset(), section, OWN_UID) == rights_of(OWN_UID, frozenset(), section, OWN_UID) == ROLES["admin"]
+    assert (
+        rights_of(0, frozenset(), section, OWN_UID)
+        == rights_of(OWN_UID, frozenset(), section, OWN_UID)
+        == ROLES["admin"]
+    )
 
 
 class TestMatrix:
@@ -62,7 +66,14 @@ class TestMatrix:
     @pytest.mark.parametrize("role", ROLES)
     def test_a_role_may_what_its_rights_say(self, name, role):
         right = METHODS[name].params.right
-        may = role in {"observe": ("use", "operate", "admin"), "use": ("use", "operate", "admin"), "operate": ("operate", "admin")}[right]
+        may = (
+            role
+            in {
+                "observe": ("use", "operate", "admin"),
+                "use": ("use", "operate", "admin"),
+                "operate": ("operate", "admin"),
+            }[right]
+        )
         if may:
             peer(role).needs(right, name)
         else:

@@ -60,7 +60,13 @@ def test_a_credential_without_systemd_says_what_to_do(monkeypatch):
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [("", "holds no key"), (" \n", "holds no key"), ("sk-canary\nsk-2", "unprintable"), ("sk-canary\0", "unprintable"), ("sk-canäry", "can't be a key")],
+    [
+        ("", "holds no key"),
+        (" \n", "holds no key"),
+        ("sk-canary\nsk-2", "unprintable"),
+        ("sk-canary\0", "unprintable"),
+        ("sk-canäry", "can't be a key"),
+    ],
 )
 def test_what_is_no_key_is_refused_without_showing_it(value, said):
     with pytest.raises(KeyRefused) as refused:
@@ -81,20 +87,36 @@ def test_what_is_not_there_is_named(tmp_path):
         secrets.read(KeySource(file=str(tmp_path / "binary")), {})
 
 
-@pytest.mark.parametrize("places", [{}, {"env": "A", "file": "b"}, {"env": "A", "credential": "c"}, {"env": "A", "file": "b", "credential": "c"}])
+@pytest.mark.parametrize(
+    "places",
+    [{}, {"env": "A", "file": "b"}, {"env": "A", "credential": "c"}, {"env": "A", "file": "b", "credential": "c"}],
+)
 def test_a_key_has_exactly_one_place(places):
     with pytest.raises(ValueError, match="one place"):
         KeySource(**places)
 
 
 class TestSecret:
-    @pytest.mark.parametrize("show", [repr, str, "{}".format, "{!r}".format, "{:>40}".format, lambda s: f"{s}", lambda s: "%s" % s, lambda s: f"{[s]}"])
+    @pytest.mark.parametrize(
+        "show",
+        [
+            repr,
+            str,
+            "{}".format,
+            "{!r}".format,
+            "{:>40}".format,
+            lambda s: f"{s}",
+            lambda s: f"{[s]}",
+        ],
+    )
     def test_no_text_of_it_has_the_key(self, show):
         shown = show(Secret(CANARY))
         assert CANARY not in shown
         assert "<secret>" in shown
 
-    @pytest.mark.parametrize("write", [pickle.dumps, copy.copy, copy.deepcopy, json.dumps, msgspec.json.encode, msgspec.msgpack.encode])
+    @pytest.mark.parametrize(
+        "write", [pickle.dumps, copy.copy, copy.deepcopy, json.dumps, msgspec.json.encode, msgspec.msgpack.encode]
+    )
     def test_it_is_written_nowhere(self, write):
         with pytest.raises(TypeError):
             write(Secret(CANARY))

@@ -167,7 +167,7 @@ def nobody_accepts() -> Iterator[int]:
         listener.listen(0)
         for _ in range(4):
             one = waiting.enter_context(socket.socket())
-            one.setblocking(False)
+            one.settimeout(0)
             one.connect_ex(listener.getsockname())
         yield listener.getsockname()[1]
 

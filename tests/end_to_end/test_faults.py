@@ -1,7 +1,7 @@
 """What a client hears when something is wrong: the code of the interface, a sentence that says what to do, and never a secret."""
 
+import grp
 import json
-import os
 import pwd
 import subprocess
 import sys
@@ -20,7 +20,10 @@ LONG_KEY = "sk-canary-0123456789abcdefghijklmnopqrstuvwxyz"
 PROMPT = "the canary prompt sings at dawn"
 ANSWER = "the canary answer sleeps at dusk"
 KINDS = ("openai", "anthropic", "ollama")
-PRICED = ["sim", *(model(**knobs) for knobs in ({"fail": 503}, {"garbage": True}, {"break_at": 2, "chunks": 5, "pace_ms": 1}))]
+PRICED = [
+    "sim",
+    *(model(**knobs) for knobs in ({"fail": 503}, {"garbage": True}, {"break_at": 2, "chunks": 5, "pace_ms": 1})),
+]
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +33,14 @@ def upstream() -> Iterator[Provider]:
 
 
 def config(upstream: Provider, limits: str = "") -> str:
-    sections = [limits]
-    for kind in KINDS:
-        sections.append(provider(kind, kind, upstream.base_url(kind), local=False, api_key='{ env = "THE_KEY" }'))
-    sections += [
+    key = '{ env = "THE_KEY" }'
+    sections = [
+        limits,
+        *(provider(kind, kind, upstream.base_url(kind), local=False, api_key=key) for kind in KINDS),
         provider("wrong", "openai", upstream.base_url(), api_key='{ env = "THE_WRONG_KEY" }'),
         provider("lost", "openai", upstream.base_url(), api_key='{ env = "NO_SUCH_VARIABLE" }'),
         provider("down", "openai", "http://127.0.0.1:9/v1"),
-        provider("astray", "openai", f"http://127.0.0.1:{upstream.port}/nothing/here", api_key='{ env = "THE_KEY" }'),
-        priced(*[f"{kind}:{name}" for kind in KINDS for name in PRICED], "down:m", "wrong:sim", "lost:sim", "astray:sim"),
+        priced(*[f"{kind}:{name}" for kind in KINDS for name in PRICED], "down:m", "wrong:sim", "lost:sim"),
         priced("openai:old", retired=True, successor="openai:sim"),
         '[aliases]\nquick = "openai:sim"\nclaude = "anthropic"\n',
     ]
@@ -90,7 +92,6 @@ ROUTES = {
     "a provider that is down": ({"model": "down:m"}, "provider_unavailable", ["`down`"]),
     "a key that is refused": ({"model": "wrong:sim"}, "misconfigured", ["key"]),
     "a key that is missing": ({"model": "lost:sim"}, "misconfigured", ["NO_SUCH_VARIABLE"]),
-    "an address with nothing there": ({"model": "astray:sim"}, "misconfigured", ["base_url"]),
 }
 
 
@@ -98,8 +99,13 @@ ROUTES = {
 @pytest.mark.parametrize("what", ROUTES)
 def test_a_wrong_choice_is_named_and_so_is_the_way_out(what, stream, daemon):
     params, code, words = ROUTES[what]
-    eventually(lambda: any(row["id"] == "openai:sim" and row["source"] for row in daemon.call("models")["models"]), "models")
-    eventually(lambda: next(r for r in daemon.call("providers")["providers"] if r["name"] == "openai")["models"], "it was probed")
+    eventually(
+        lambda: any(row["id"] == "openai:sim" and row["source"] for row in daemon.call("models")["models"]), "models"
+    )
+    eventually(
+        lambda: next(r for r in daemon.call("providers")["providers"] if r["name"] == "openai")["models"],
+        "it was probed",
+    )
     fault = fault_of(daemon, **params, stream=stream)
     assert fault["code"] == code, fault
     assert [word for word in words if word not in fault["message"]] == [], fault["message"]
@@ -115,7 +121,10 @@ UPSTREAM = {
     "has no credit left": ({"fail": 429, "fail_reason": "quota"}, None),
     "finds the prompt too long": ({"context_tokens": 1}, "context_too_long"),
     "refuses the content": ({"refuse": True}, "refused"),
-    "finds the request invalid": ({"fail": 400, "fail_reason": "invalid", "fail_message": "no such parameter"}, "bad_request"),
+    "finds the request invalid": (
+        {"fail": 400, "fail_reason": "invalid", "fail_message": "no such parameter"},
+        "bad_request",
+    ),
     "refuses the key": ({"fail": 401}, "misconfigured"),
     "forbids": ({"fail": 403}, "misconfigured"),
 }
@@ -215,7 +224,7 @@ def test_a_model_without_a_price_is_refused_under_a_limit_and_the_config_to_writ
 
 STRANGER = """
 import json, os, socket, sys
-os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
+os.setgroups([]); os.setgid(int(sys.argv[5])); os.setuid(int(sys.argv[2]))
 with socket.socket(socket.AF_UNIX) as raw:
     raw.connect(sys.argv[1])
     raw.sendall(json.dumps({"t": "call", "id": 1, "method": sys.argv[3], "params": json.loads(sys.argv[4])}).encode() + b"\\n")
@@ -226,17 +235,17 @@ with socket.socket(socket.AF_UNIX) as raw:
 
 def as_account(name: str, daemon: Daemon, method: str, **params: object) -> dict:
     """What another account of this machine hears."""
-    uid = pwd.getpwnam(name).pw_uid
-    command = [sys.executable, "-c", STRANGER, str(daemon.socket), str(uid), method, json.dumps(params)]
+    account = pwd.getpwnam(name)
+    said = [str(account.pw_uid), method, json.dumps(params), str(account.pw_gid)]
+    command = [sys.executable, "-c", STRANGER, str(daemon.socket), *said]
     daemon.folder.chmod(0o755)
     said = subprocess.run(command, capture_output=True, check=True, cwd="/")
     heard: dict = json.loads(said.stdout)
     return heard
 
 
+@pytest.mark.box
 def test_who_may_not_connect_hears_why(upstream):
-    if os.getuid() != 0:  # without root there is no other account to be: then only `user` can be out of reach
-        return
     stranger, operator = "nobody", "daemon"
     rights = f'[rights]\nuse_group = "no-such-group"\nadmin_uids = [{pwd.getpwnam(operator).pw_uid}]\n'
     with running_daemon.running(config(upstream, rights), environment=ENVIRONMENT) as guarded:
@@ -246,15 +255,11 @@ def test_who_may_not_connect_hears_why(upstream):
         assert as_account(operator, guarded, "ping")["t"] == "done"
 
 
+@pytest.mark.box
 def test_who_may_use_it_reads_its_own_rows_alone_and_acts_as_nobody_else(upstream):
-    if os.getuid() != 0:
-        return
-    group = subprocess.run(["id", "-gn", "nobody"], capture_output=True, check=True).stdout.decode().strip()
+    group = grp.getgrgid(pwd.getpwnam("nobody").pw_gid).gr_name
     rights = f'[rights]\nuse_group = "{group}"\n'
     with running_daemon.running(config(upstream, rights), environment=ENVIRONMENT) as guarded:
-        uid = pwd.getpwnam("nobody")
-        if uid.pw_gid != uid.pw_uid:
-            return
         guarded.call("chat", messages=[{"role": "user", "content": "hi"}], model="openai:sim")
         assert as_account("nobody", guarded, "usage")["value"] == {"rows": []}
         for method, params in (
@@ -285,28 +290,51 @@ def found_in(written: dict[str, bytes], canary: str) -> list[str]:
 @pytest.mark.parametrize("key", [KEY, LONG_KEY], ids=["a key of an unusual shape", "a key of a usual shape"])
 def test_the_key_is_found_nowhere_and_prompt_and_answer_neither_in_log_nor_database(key):
     echo = f"the key {key} is bad, you said {PROMPT}"
-    usual = [{"text": ANSWER, "pace_ms": 1}, {"text": ANSWER, "break_at": 2}, {"text": ANSWER, "error_in_stream_at": 2}, {"garbage": True}]
+    usual = [
+        {"text": ANSWER, "pace_ms": 1},
+        {"text": ANSWER, "break_at": 2},
+        {"text": ANSWER, "error_in_stream_at": 2},
+        {"garbage": True},
+    ]
     echoing = [{"fail": status, "fail_message": echo} for status in (400, 401, 403, 404, 413, 429, 500, 503)]
     shown = []
     with simulated_provider.running(key=key) as upstream:
-        sections = [provider(kind, kind, upstream.base_url(kind), local=False, api_key='{ env = "THE_KEY" }') for kind in KINDS]
+        sections = [
+            provider(kind, kind, upstream.base_url(kind), local=False, api_key='{ env = "THE_KEY" }') for kind in KINDS
+        ]
         with running_daemon.running("\n".join(sections), environment={"THE_KEY": key}) as daemon:
             for kind in KINDS:
                 for knobs in [*usual, *echoing]:
                     for stream in (True, False):
                         with daemon.json_lines() as lines:
-                            params = {"model": f"{kind}:sim", "stream": stream, "messages": [{"role": "user", "content": PROMPT}]}
+                            params = {
+                                "model": f"{kind}:sim",
+                                "stream": stream,
+                                "messages": [{"role": "user", "content": PROMPT}],
+                            }
                             upstream.set(**knobs)
                             lines.send({"t": "call", "id": 1, "method": "chat", "params": params})
                             shown.append(json.dumps(lines.until_end_of(1)[-1]))
                     upstream.set()
                     if any(row["state"] not in {"healthy", "unknown"} for row in daemon.call("providers")["providers"]):
-                        shown.append(json.dumps([daemon.call("providers"), daemon.call("status"), daemon.call("models")]))
+                        shown.append(
+                            json.dumps([daemon.call("providers"), daemon.call("status"), daemon.call("models")])
+                        )
                         daemon.restart()
             upstream.set(fail=401, fail_message=echo)
             daemon.restart()  # now the health probes are refused too
-            eventually(lambda: {row["state"] for row in daemon.call("providers")["providers"]} >= {"misconfigured"}, "probed")
-            for arguments in (["chat", "-m", "openai:sim", PROMPT], ["status"], ["providers"], ["models"], ["usage"], ["--json", "status"], ["call", "chat", json.dumps({"messages": [{"role": "user", "content": PROMPT}], "key": "x"})]):
+            eventually(
+                lambda: {row["state"] for row in daemon.call("providers")["providers"]} >= {"misconfigured"}, "probed"
+            )
+            for arguments in (
+                ["chat", "-m", "openai:sim", PROMPT],
+                ["status"],
+                ["providers"],
+                ["models"],
+                ["usage"],
+                ["--json", "status"],
+                ["call", "chat", json.dumps({"messages": [{"role": "user", "content": PROMPT}], "key": "x"})],
+            ):
                 ended = daemon.ctl(*arguments)
                 shown.append(ended.out + ended.err)
             leaks = [text for text in shown if key in text]
@@ -366,4 +394,3 @@ def test_daemonctl_says_code_and_message_on_stderr_and_ends_with_1(daemon):
     assert "`sim`" in ended.err
     assert "Traceback" not in ended.err
     assert ended.out == ""
-

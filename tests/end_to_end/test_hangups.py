@@ -58,7 +58,9 @@ def daemon(one_daemon: Daemon, upstream: Provider) -> Daemon:
     return one_daemon
 
 
-def ask(lines: JsonLines, name: str, *, stream: bool = True, deadline_s: float | None = None, call_id: int = 1, **more: str) -> None:
+def ask(
+    lines: JsonLines, name: str, *, stream: bool = True, deadline_s: float | None = None, call_id: int = 1, **more: str
+) -> None:
     """Begins a chat."""
     params = more | {
         "model": name,

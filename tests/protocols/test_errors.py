@@ -7,12 +7,36 @@ import pytest
 from protocols import errors
 from protocols.errors import BY_CODE, Busy, Internal, QuorumError, from_wire
 
-CODES = (
-    "bad_request unknown_method unknown_model unknown_provider no_eligible_model forbidden not_found budget_exceeded budget_held "
-    "override_required override_invalid price_unknown provider_error provider_unavailable rate_limited misconfigured "
-    "context_too_long refused deadline cancelled truncated busy shutting_down ledger_readonly idempotency_conflict too_large "
-    "protocol internal"
-).split()
+CODES = [
+    "bad_request",
+    "unknown_method",
+    "unknown_model",
+    "unknown_provider",
+    "no_eligible_model",
+    "forbidden",
+    "not_found",
+    "budget_exceeded",
+    "budget_held",
+    "override_required",
+    "override_invalid",
+    "price_unknown",
+    "provider_error",
+    "provider_unavailable",
+    "rate_limited",
+    "misconfigured",
+    "context_too_long",
+    "refused",
+    "deadline",
+    "cancelled",
+    "truncated",
+    "busy",
+    "shutting_down",
+    "ledger_readonly",
+    "idempotency_conflict",
+    "too_large",
+    "protocol",
+    "internal",
+]
 
 
 def test_the_codes_are_those_of_the_interface():

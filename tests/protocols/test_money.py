@@ -15,7 +15,15 @@ AMOUNTS = st.decimals(min_value=-(10**9), max_value=10**9, places=12)
 
 @pytest.mark.parametrize(
     ("usd", "nano"),
-    [(0, 0), (1, 10**9), (0.1, 10**8), ("0.000000001", 1), ("0.0000000019", 1), (Decimal("12.5"), 12_500_000_000), (-0.1, -(10**8))],
+    [
+        (0, 0),
+        (1, 10**9),
+        (0.1, 10**8),
+        ("0.000000001", 1),
+        ("0.0000000019", 1),
+        (Decimal("12.5"), 12_500_000_000),
+        (-0.1, -(10**8)),
+    ],
 )
 def test_dollars_become_nano_dollars_rounded_down(usd, nano):
     assert nano_from_usd(usd) == nano
@@ -52,7 +60,14 @@ def test_a_line_is_rounded_up_once(pico, nano):
 
 @pytest.mark.parametrize(
     ("nano", "text"),
-    [(0, "$0.00"), (12_500_000_000, "$12.50"), (-2400, "-$0.0000024"), (1, "$0.000000001"), (10**15, "$1,000,000.00"), (-(10**9), "-$1.00")],
+    [
+        (0, "$0.00"),
+        (12_500_000_000, "$12.50"),
+        (-2400, "-$0.0000024"),
+        (1, "$0.000000001"),
+        (10**15, "$1,000,000.00"),
+        (-(10**9), "-$1.00"),
+    ],
 )
 def test_an_amount_for_people(nano, text):
     assert usd_text(nano) == text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import time
 import tracemalloc
@@ -49,7 +50,7 @@ def as_lines(said: list[dict[str, Any]]) -> bytes:
 
 def in_pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     places = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
-    return [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(places)]
 
 
 def plain(message: Any, decode: Any) -> dict[str, Any]:
@@ -61,7 +62,13 @@ def plain(message: Any, decode: Any) -> dict[str, Any]:
             return {"t": "cancel", "id": call_id}
         case Call():
             params = decode(message.params) if len(message.params) else {}
-            return {"t": "call", "id": message.id, "method": message.method, "params": params, "deadline_s": message.deadline_s}
+            return {
+                "t": "call",
+                "id": message.id,
+                "method": message.method,
+                "params": params,
+                "deadline_s": message.deadline_s,
+            }
     raise AssertionError(message)
 
 
@@ -301,7 +308,9 @@ class TestMemory:
         with pytest.raises(BadRequest, match="too long"):
             as_json(bomb)
 
-    @pytest.mark.parametrize("schema", [b"\x90", b"\x81\x80\x01", b"\x81\xa1a" + b"\x91" * 5000, b"\xc1", b"\x81\x01\xc4\x01x"])
+    @pytest.mark.parametrize(
+        "schema", [b"\x90", b"\x81\x80\x01", b"\x81\xa1a" + b"\x91" * 5000, b"\xc1", b"\x81\x01\xc4\x01x"]
+    )
     def test_a_schema_that_is_no_object_of_json_is_a_bad_request(self, schema):
         try:
             json.loads(bytes(as_json(msgspec.Raw(schema))))
@@ -391,14 +400,18 @@ class TestWhatTheDaemonSays:
         except ProtocolViolation:
             return
 
-    @pytest.mark.parametrize("params", [{"x" * 100_000: 1}, {"messages": [{"role": "x" * 100_000}]}, {"stop": {"x": "x" * 100_000}}])
+    @pytest.mark.parametrize(
+        "params", [{"x" * 100_000: 1}, {"messages": [{"role": "x" * 100_000}]}, {"stop": {"x": "x" * 100_000}}]
+    )
     def test_a_fault_does_not_send_a_long_mistake_back(self, params):
         with pytest.raises(BadRequest) as refused:
             Frames(1000).params(Chat, msgspec.Raw(malformed.pack(params)))
         assert len(refused.value.message) < 1000
 
     def test_a_fault_about_the_params_says_nothing_of_the_prompt(self):
-        params = {"messages": [{"role": "user", "content": "canary"}, {"role": "user", "content": {"canary": "canary"}}]}
+        params = {
+            "messages": [{"role": "user", "content": "canary"}, {"role": "user", "content": {"canary": "canary"}}]
+        }
         with pytest.raises(BadRequest) as refused:
             Frames(1000).params(Chat, msgspec.Raw(malformed.pack(params)))
         assert "canary" not in refused.value.message

@@ -1,0 +1,322 @@
+import asyncio
+import shutil
+import sqlite3
+import stat
+from contextlib import asynccontextmanager, closing
+
+import pytest
+from structlog.testing import capture_logs
+from worlds import calm, rows, until
+
+from actors.store import sqlite
+from actors.store.queries import Statement, load, migrations
+from actors.store.sqlite import APPLICATION_ID, StoreRefused, open_store
+from protocols.errors import Internal, LedgerReadonly
+
+pytestmark = pytest.mark.anyio
+
+AUDIT = load("settings", first=100)["add_audit"]
+BLOB = Statement("INSERT INTO audit (at, actor_uid, user, app, action, subject) VALUES (?, 0, '', '', '', ?)", 200)
+READ = Statement("SELECT at FROM audit ORDER BY id", 0)
+
+
+def note(at):
+    return (AUDIT, (at, 0, "u", "a", "did", "it", None, None, None))
+
+
+def wrong():
+    return (AUDIT, (None, 0, "u", "a", "did", "it", None, None, None))
+
+
+def stored(folder):
+    return [at for (at,) in rows(folder, "SELECT at FROM audit ORDER BY id")]
+
+
+def quick(monkeypatch):
+    monkeypatch.setattr(sqlite, "RETRY_S", 0.001)
+
+
+@asynccontextmanager
+async def opened(folder):
+    store = await open_store(folder, "process", lambda at_us: f"day of {at_us}")
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def full_disk(store):
+    """No page more, until the end of the block."""
+    used = await store._writer.run(lambda c: c.execute("PRAGMA page_count").fetchone()[0])
+    await store._writer.run(lambda c: c.execute(f"PRAGMA max_page_count = {used}").fetchone())
+    filler = 1
+    while not store.full:  # the last pages have room for a few rows yet
+        with pytest.raises(LedgerReadonly):
+            for _ in range(100):
+                await store.submit((BLOB, (-filler, "x" * 1000)))
+    try:
+        yield
+    finally:
+        await store._writer.run(lambda c: c.execute("PRAGMA max_page_count = 1073741823").fetchone())
+
+
+@pytest.fixture
+async def store(tmp_path):
+    async with opened(tmp_path) as store:
+        yield store
+
+
+@pytest.fixture
+def commits(monkeypatch):
+    """How many submissions each transaction had."""
+    sizes = []
+    apply = sqlite._apply
+
+    def counted(connection, group):
+        sizes.append(len(group))
+        apply(connection, group)
+
+    monkeypatch.setattr(sqlite, "_apply", counted)
+    return sizes
+
+
+async def test_submissions_made_together_are_one_transaction_in_their_order(store, tmp_path, commits):
+    await asyncio.gather(*[store.submit(note(n)) for n in range(200)])
+    assert commits == [200]
+    assert stored(tmp_path) == list(range(200))
+
+
+async def test_those_that_come_during_a_commit_share_the_next_one(store, tmp_path, commits):
+    first = store.submit(note(0))
+    await until(lambda: commits)
+    others = [store.submit(note(n)) for n in range(1, 50)]
+    await asyncio.gather(first, *others)
+    assert commits == [1, 49]
+    assert stored(tmp_path) == list(range(50))
+
+
+async def test_it_is_committed_when_its_future_is_done_and_readers_see_it(store, tmp_path):
+    await store.submit(note(1), note(2))
+    assert stored(tmp_path) == [1, 2]
+    assert await store.read(READ) == [(1,), (2,)]
+
+
+async def test_written_waits_for_all_that_was_submitted(store, tmp_path):
+    for n in range(5):
+        store.submit(note(n))
+    await store.written()
+    assert stored(tmp_path) == [0, 1, 2, 3, 4]
+
+
+async def test_a_submission_that_violates_a_constraint_fails_alone(store, tmp_path, commits):
+    good, bad, last = store.submit(note(1)), store.submit(note(2), wrong()), store.submit(note(3))
+    with capture_logs() as logged:
+        outcomes = await asyncio.gather(good, bad, last, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [type(None), Internal, type(None)]
+    assert stored(tmp_path) == [1, 3]
+    assert commits == [3, 1, 1, 1]
+    assert [event["event"] for event in logged] == ["write_refused"]
+    assert not store.failed.done()
+
+
+async def test_what_follows_a_commit_is_called_though_the_waiter_was_cancelled(store, tmp_path):
+    called = []
+    waiter = store.submit(note(1), then=lambda: called.append(stored(tmp_path)))
+    waiter.cancel()
+    await store.written()
+    assert called == [[1]]
+
+
+async def test_closing_writes_what_waits_and_answers_it(tmp_path):
+    async with opened(tmp_path) as store:
+        futures = [store.submit(note(n)) for n in range(3)]
+    assert stored(tmp_path) == [0, 1, 2]
+    assert all(future.done() and future.exception() is None for future in futures)
+
+
+async def test_closing_answers_those_whose_commit_is_under_way(tmp_path, commits):
+    async with opened(tmp_path) as store:
+        future = store.submit(note(1))
+        await until(lambda: commits)
+        assert not store._waiting
+    assert future.done()
+    assert stored(tmp_path) == [1]
+
+
+async def test_a_full_disk_refuses_what_may_wait_and_keeps_what_must_until_there_is_room(store, tmp_path, monkeypatch):
+    quick(monkeypatch)
+    with capture_logs() as logged:
+        async with full_disk(store):
+            assert store.full
+            must = store.submit((BLOB, (7, "y" * 5000)), must=True)
+            with pytest.raises(LedgerReadonly, match="disk is full") as refused:
+                await store.submit((BLOB, (8, "z" * 5000)))
+            assert refused.value.retry_after_s == sqlite.RETRY_S
+            await calm()
+            assert not must.done()
+            assert (await store.read(READ))[0] is not None
+        await must
+    assert (7 in stored(tmp_path), 8 in stored(tmp_path), store.full) == (True, False, False)
+    assert [event["event"] for event in logged].count("disk_full") == 1
+    await store.submit(note(9))
+    assert stored(tmp_path)[-1] == 9
+
+
+async def test_nothing_waits_behind_rows_that_are_tried_again(store, monkeypatch):
+    monkeypatch.setattr(sqlite, "RETRY_S", 0.2)
+    with capture_logs():
+        async with full_disk(store):
+            must = store.submit((BLOB, (7, "y" * 5000)), must=True)
+            await until(lambda: store._waiting)
+            assert store.submit(note(8)).done()
+        await must
+
+
+async def test_what_must_be_written_keeps_its_order_through_a_full_disk(store, tmp_path, monkeypatch):
+    quick(monkeypatch)
+    with capture_logs():
+        async with full_disk(store):
+            kept = [store.submit((BLOB, (n, "y" * 5000)), must=True) for n in (1, 2)]
+            await until(lambda: store._waiting)
+            kept += [store.submit((BLOB, (n, "y" * 5000)), must=True) for n in (3, 4)]
+            await calm()
+        await asyncio.gather(*kept)
+    assert [at for at in stored(tmp_path) if at > 0] == [1, 2, 3, 4]
+
+
+async def test_closing_on_a_full_disk_leaves_nobody_waiting(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite, "RETRY_S", 60)
+    with capture_logs():
+        async with opened(tmp_path) as store, full_disk(store):
+            must = store.submit((BLOB, (7, "y" * 5000)), must=True)
+            await until(lambda: store._waiting)
+    assert isinstance(must.exception(), LedgerReadonly)
+
+
+async def test_an_input_output_error_ends_the_store(store, monkeypatch):
+    def broken(connection, group):
+        del connection, group
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        raise error
+
+    monkeypatch.setattr(sqlite, "_apply", broken)
+    with capture_logs() as logged:
+        outcomes = await asyncio.gather(store.submit(note(1)), store.submit(note(2), must=True), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [LedgerReadonly, LedgerReadonly]
+    with pytest.raises(sqlite3.OperationalError, match="disk I/O error"):
+        await store.failed
+    assert [event["event"] for event in logged] == ["store_failed"]
+
+
+async def test_after_an_input_output_error_nothing_more_is_written(store, tmp_path, monkeypatch):
+    real = sqlite._apply
+    monkeypatch.setattr(sqlite, "_apply", lambda *_: (_ for _ in ()).throw(broken_error()))
+    with capture_logs(), pytest.raises(LedgerReadonly):
+        await store.submit(note(1))
+    monkeypatch.setattr(sqlite, "_apply", real)
+    with pytest.raises(LedgerReadonly, match="the daemon ends"):
+        await store.submit(note(2), must=True)
+    assert stored(tmp_path) == []
+    assert isinstance(store.failed.exception(), sqlite3.OperationalError)
+
+
+def broken_error():
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+    return error
+
+
+@pytest.mark.parametrize("content", [b"this is no database, it is a letter\n" * 100, b"SQLite format 3\0" + b"\xff" * 5000])
+async def test_a_file_that_is_no_sound_database_is_left_as_it_is_and_nothing_is_written(tmp_path, content):
+    path = tmp_path / "quorumd.sqlite3"
+    path.write_bytes(content)
+    with capture_logs() as logged:
+        async with opened(tmp_path) as store:
+            assert store.broken is not None
+            assert str(path) in store.broken
+            store.submit(note(0), must=True)  # nobody waits for it, and nothing complains
+            with pytest.raises(LedgerReadonly, match="damaged"):
+                await store.submit(note(1), must=True)
+            assert await store.read(READ) == []
+    assert path.read_bytes() == content
+    assert [event["event"] for event in logged] == ["ledger_damaged"]
+
+
+@pytest.mark.parametrize(
+    ("application", "version", "message"),
+    [
+        (APPLICATION_ID, len(migrations()) + 1, "has schema 2, this version reads up to 1; start the newer quorumd"),
+        (0x12345678, 0, "database of another program"),
+        (0, 3, "database of another program"),
+    ],
+)
+async def test_a_newer_or_foreign_database_is_refused_and_left_as_it_is(tmp_path, application, version, message):
+    path = tmp_path / "quorumd.sqlite3"
+    with closing(sqlite3.connect(path)) as other:
+        other.executescript(f"CREATE TABLE t (x); PRAGMA application_id={application}; PRAGMA user_version={version};")
+    before = path.read_bytes()
+    with pytest.raises(StoreRefused, match=message):
+        await open_store(tmp_path, "process", str)
+    assert path.read_bytes() == before
+
+
+async def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(StoreRefused, match="can't be opened"):
+        await open_store(tmp_path / "nowhere", "process", str)
+
+
+async def test_an_older_database_is_copied_before_it_is_migrated(tmp_path, monkeypatch):
+    async with opened(tmp_path) as store:
+        await store.submit(note(1))
+    monkeypatch.setattr(sqlite, "migrations", lambda: [*migrations(), "ALTER TABLE audit ADD COLUMN more TEXT;"])
+    async with opened(tmp_path) as store:
+        await store.submit(note(2))
+    assert rows(tmp_path, "PRAGMA user_version") == [(2,)]
+    assert rows(tmp_path, "SELECT at, more FROM audit") == [(1, None), (2, None)]
+    copy = tmp_path / "quorumd.sqlite3.v1.backup"
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    old = tmp_path / "old"
+    old.mkdir()
+    shutil.copy(copy, old / "quorumd.sqlite3")
+    monkeypatch.undo()
+    async with opened(old):
+        assert stored(old) == [1]
+
+
+async def test_a_migration_that_fails_changes_nothing(tmp_path, monkeypatch):
+    async with opened(tmp_path) as store:
+        await store.submit(note(1))
+    broken = "CREATE TABLE more (x) STRICT; -- no type"
+    monkeypatch.setattr(sqlite, "migrations", lambda: [*migrations(), f"CREATE TABLE extra (x INTEGER);{broken}"])
+    with pytest.raises(StoreRefused):
+        await open_store(tmp_path, "process", str)
+    assert rows(tmp_path, "PRAGMA user_version") == [(1,)]
+    assert rows(tmp_path, "SELECT name FROM sqlite_master WHERE name = 'extra'") == []
+
+
+@pytest.mark.parametrize(("durability", "synchronous"), [("power", 2), ("process", 1)])
+async def test_durability_is_how_often_the_disk_is_asked(tmp_path, durability, synchronous):
+    store = await open_store(tmp_path, durability, str)
+    try:
+        asked = await store._writer.run(
+            lambda c: (c.execute("PRAGMA synchronous").fetchone()[0], c.execute("PRAGMA journal_mode").fetchone()[0])
+        )
+        assert asked == (synchronous, "wal")
+    finally:
+        await store.close()
+    assert stat.S_IMODE((tmp_path / "quorumd.sqlite3").stat().st_mode) == 0o600
+
+
+async def test_the_reader_cannot_write_and_knows_the_local_day(store):
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        await store.read(Statement("DELETE FROM audit", 0))
+    assert await store.read(Statement("SELECT local_day(5)", 0)) == [("day of 5",)]
+
+
+async def test_a_store_tells_its_state(store):
+    assert repr(store) == "<Store 0 waiting>"
+    store.full = True
+    assert repr(store) == "<Store 0 waiting, full>"
+    store.full = False

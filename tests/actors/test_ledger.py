@@ -1,0 +1,330 @@
+import sqlite3
+from contextlib import closing
+from zoneinfo import ZoneInfo
+
+import pytest
+from structlog.testing import capture_logs
+from worlds import attempt_end, attempt_start, open_books, rows, until
+
+from actors.base import handles
+from actors.clock import parse_rfc3339
+from actors.ledger import Ledger, last_id, recovered
+from protocols.budget import (
+    Account,
+    OpenHold,
+    PostHold,
+    PostSettlement,
+    ReadBooks,
+    ReadGroups,
+    ReadHolds,
+    ReadUsage,
+    Verify,
+)
+from protocols.chat import TokenCount
+from protocols.errors import BadRequest, Internal
+from protocols.request import Request
+from protocols.usage import SpendQuery, UsageQuery
+
+pytestmark = pytest.mark.anyio
+
+DAEMON, ANA = Account("daemon", "month", 1000), Account("user:ana", "month", 1000)
+
+
+class Break(Request[None], frozen=True):
+    pass
+
+
+class BreakableLedger(Ledger):
+    @handles(Break)
+    def broken(self, _):
+        self._account_ids.clear()
+        self._sets.clear()
+        self._set_ids.clear()
+        raise ZeroDivisionError
+
+
+@pytest.fixture
+async def books(tmp_path):
+    async with open_books(tmp_path, ledger_class=BreakableLedger) as books:
+        yield books
+
+
+def tampered(folder, sql):
+    with closing(sqlite3.connect(folder / "quorumd.sqlite3")) as connection, connection:
+        connection.execute(sql)
+
+
+async def posted(books, **fields):
+    """A settled attempt."""
+    start = books.start(**fields.pop("start", {}))
+    await books.ledger.call(PostHold(start, 10, (DAEMON, ANA)))
+    await books.ledger.call(PostSettlement(start, attempt_end(**({"cost": 7} | fields)), 10, (DAEMON, ANA)))
+    return start.usage_id
+
+
+async def problems(books):
+    verdict = await books.ledger.call(Verify())
+    assert verdict.ok == (not verdict.problems)
+    return verdict.problems
+
+
+async def test_a_hold_is_one_row_one_entry_and_the_balances(books):
+    start = books.start(conversation="talk", task_type="summary")
+    await books.ledger.call(PostHold(start, 10, (DAEMON, ANA)))
+    assert books.rows("SELECT id, user, app, conversation, task_type, amount, state FROM holds") == [
+        (start.usage_id, "ana", "editor", "talk", "summary", 10, "held")
+    ]
+    assert books.rows("SELECT usage_id, entry, held, spent FROM journal") == [(start.usage_id, 0, 10, 0)]
+    assert books.rows("SELECT scope, spent, held FROM accounts") == [("daemon", 0, 10), ("user:ana", 0, 10)]
+    assert await problems(books) == []
+
+
+async def test_a_settlement_closes_the_hold_and_writes_the_usage_row(books):
+    tokens = TokenCount(prompt=9, cached=4, cache_write=2, response=8, reasoning=3)
+    usage_id = await posted(books, tokens=tokens, first_token_us=250, status="truncated")
+    assert books.rows("SELECT * FROM holds") == []
+    assert books.rows("SELECT entry, held, spent FROM journal ORDER BY entry") == [(0, 10, 0), (1, -10, 7)]
+    assert books.rows("SELECT spent, held FROM accounts") == [(7, 0), (7, 0)]
+    assert books.rows(
+        "SELECT id, cost, prompt_tokens, cached_tokens, cache_write_tokens, response_tokens, reasoning_tokens,"
+        " latency_us, first_token_us, status FROM usage"
+    ) == [(usage_id, 7, 9, 4, 2, 8, 3, 1500, 250, "truncated")]
+    assert await problems(books) == []
+
+
+async def test_no_attempt_is_held_or_settled_twice(books):
+    start = books.start()
+    hold, settlement = PostHold(start, 10, (DAEMON,)), PostSettlement(start, attempt_end(7), 10, (DAEMON,))
+    await books.ledger.call(hold)
+    with capture_logs(), pytest.raises(Internal):
+        await books.ledger.call(hold)
+    await books.ledger.call(settlement)
+    with capture_logs(), pytest.raises(Internal):
+        await books.ledger.call(settlement)
+    assert books.rows("SELECT spent, held FROM accounts") == [(7, 0)]
+    assert await problems(books) == []
+
+
+@pytest.mark.parametrize("sql", ["UPDATE journal SET spent = 0", "DELETE FROM journal"])
+async def test_the_journal_is_append_only(books, tmp_path, sql):
+    await posted(books)
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        tampered(tmp_path, sql)
+
+
+@pytest.mark.parametrize(
+    ("sql", "problem"),
+    [
+        ("UPDATE accounts SET spent = 8 WHERE scope = 'daemon'", "daemon month from 1000: balance says spent 8"),
+        ("UPDATE accounts SET held = 1 WHERE scope = 'user:ana'", "user:ana month from 1000: balance says spent 7, held 1"),
+        ("DELETE FROM usage", "the journal holds 0 and spent 7, its usage row cost None"),
+        ("UPDATE usage SET cost = 6", "the journal holds 0 and spent 7, its usage row cost 6"),
+        ("UPDATE usage SET cost = 6", "usage rows cost 6 together, the journal spent 7"),
+        (
+            "INSERT INTO holds SELECT 'x', call_id, user, app, NULL, NULL, provider, model, endpoint, reason, 0, 5, 1, 'held'"
+            " FROM usage",
+            "open holds are 5 together, the journal holds 0",
+        ),
+    ],
+)
+async def test_verify_finds(books, tmp_path, sql, problem):
+    await posted(books)
+    assert await problems(books) == []
+    tampered(tmp_path, sql)
+    assert any(problem in found for found in await problems(books))
+
+
+async def test_verify_finds_a_hold_that_is_gone_without_an_outcome(books, tmp_path):
+    await books.ledger.call(PostHold(books.start(), 10, (DAEMON,)))
+    tampered(tmp_path, "DELETE FROM holds")
+    assert any("its usage row cost None" in found for found in await problems(books))
+
+
+async def test_an_attempt_without_a_price_balances(books):
+    await posted(books, cost=None)
+    verdict = await books.ledger.call(Verify())
+    assert (verdict.problems, verdict.spent_nano_usd, verdict.usage_rows, verdict.journal_entries) == ([], 0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "cost", "spent", "listed"),
+    [(False, "not_sent", 0, 0, []), (True, "unknown", 10, 10, [("unknown", 10)])],
+)
+async def test_a_hold_of_a_dead_process_is_void_or_spent(books, sent, status, cost, spent, listed):
+    start = books.start()
+    await books.ledger.call(PostHold(start, 10, (DAEMON, ANA)))
+    await books.ledger.call(recovered(OpenHold(start, 10, (DAEMON, ANA)), sent=sent))
+    assert books.rows("SELECT status, cost, cost_source FROM usage") == [(status, cost, "estimated")]
+    assert books.rows("SELECT spent, held FROM accounts") == [(spent, 0), (spent, 0)]
+    holds = (await books.ledger.call(ReadHolds())).holds
+    assert [(row.state, row.amount_nano_usd) for row in holds] == listed
+    assert (await books.ledger.call(ReadBooks(0))).open_holds == []
+    assert await problems(books) == []
+
+
+async def test_open_holds_are_listed_for_people(books):
+    usage_id = await books.reserve(10)
+    (row,) = (await books.ledger.call(ReadHolds())).holds
+    assert (row.usage_id, row.scope, row.state, row.created_at) == (usage_id, "user:ana", "held", "2027-03-10T12:00:00.000Z")
+
+
+async def test_the_mark_of_a_request_that_left_is_cleared_by_its_settlement(books):
+    usage_id = await books.reserve(10)
+    books.dispatched.mark(usage_id)
+    await books.settle(usage_id, 3)
+    assert usage_id not in books.dispatched
+
+
+async def test_books_are_the_balances_since_an_instant_or_with_holds(books):
+    old = Account("daemon", "month", 10)
+    await books.ledger.call(PostHold(books.start(), 10, (old,)))
+    await posted(books)
+    found = (await books.ledger.call(ReadBooks(500))).balances
+    assert {account: (b.spent, b.held) for account, b in found.items()} == {old: (0, 10), DAEMON: (7, 0), ANA: (7, 0)}
+    assert set((await books.ledger.call(ReadBooks(5000))).balances) == {old}
+
+
+async def test_a_set_of_accounts_is_one_set_in_whatever_order_it_is_named(books):
+    await posted(books)
+    await books.ledger.call(PostHold(books.start(), 1, (ANA, DAEMON)))
+    assert books.rows("SELECT count(DISTINCT set_id) FROM account_sets") == [(1,)]
+
+
+async def test_sets_stay_what_they_are_over_many_restarts(tmp_path):
+    for _ in range(4):
+        async with open_books(tmp_path) as books:
+            for user, app in (("ana", "editor"), ("bob", "editor"), ("ana", "agent"), ("cleo", "new")):
+                await books.settle(await books.reserve(10, user, app), 7)
+            assert await problems(books) == []
+    assert rows(tmp_path, "SELECT count(DISTINCT set_id) FROM account_sets") == [(4,)]
+    async with open_books(tmp_path) as books:
+        await books.settle(await books.reserve(10, "dora", "editor"), 7)
+        assert await problems(books) == []
+
+
+async def test_a_crashed_ledger_comes_back_with_its_ids_while_postings_wait(books):
+    await posted(books)
+    with capture_logs():
+        with pytest.raises(Internal):
+            await books.ledger.call(Break())
+        await posted(books)
+    assert books.ledger.restarts == 1
+    assert books.rows("SELECT scope, spent, held FROM accounts ORDER BY id") == [("daemon", 14, 0), ("user:ana", 14, 0)]
+    assert await problems(books) == []
+
+
+async def test_rows_submitted_before_a_crash_are_known_after_it(books):
+    done = books.ledger.deliver(PostHold(books.start(), 10, (DAEMON, ANA)))
+    with capture_logs():
+        with pytest.raises(Internal):
+            await books.ledger.call(Break())
+        await done
+        await until(lambda: books.ledger.incarnation)
+    assert len((await books.ledger.call(ReadBooks(0))).open_holds) == 1
+    assert await problems(books) == []
+
+
+@pytest.fixture
+async def history(tmp_path):
+    """Seven attempts of several users, a day apart."""
+    async with open_books(tmp_path, zone=ZoneInfo("America/New_York")) as books:
+        for day, (user, app, model, task, talk, cost) in enumerate(
+            [
+                ("ana", "editor", "openai:gpt-4o", None, None, 1),
+                ("ana/bob", "editor", "openai:gpt-4o", "summary", "t1", 2),
+                ("anabel", "agent", "anthropic:opus", None, None, 4),
+                ("ana", "agent", "anthropic:opus", "summary", "t1", 8),
+                ("ana0", "agent", "anthropic:opus", None, None, 16),
+                ("ana/", "agent", "openai:gpt-4o", None, None, 32),
+                ("bob", "editor", "openai:x", None, None, None),
+            ]
+        ):
+            books.clock.set(f"2027-03-1{day}T03:30:00Z")
+            start = books.start(
+                user, app, model.partition(":")[0], model=model, task_type=task, conversation=talk, usage_id=f"id{day}"
+            )
+            await books.ledger.call(PostHold(start, 50, (DAEMON,)))
+            await books.ledger.call(PostSettlement(start, attempt_end(cost), 50, (DAEMON,)))
+        yield books
+
+
+@pytest.mark.parametrize(
+    ("query", "user", "days"),
+    [
+        ({}, None, "6543210"),
+        ({}, "ana", "5310"),
+        ({}, "ana/bob", "1"),
+        ({}, "anabel", "2"),
+        ({}, "nobody", ""),
+        ({"app": "agent"}, None, "5432"),
+        ({"app": "agent"}, "ana", "53"),
+        ({"model": "anthropic:opus"}, None, "432"),
+        ({"task": "summary"}, None, "31"),
+        ({"conversation": "t1"}, None, "31"),
+        ({"last": 2}, None, "65"),
+        ({"last": 2, "before": "id5"}, None, "43"),
+        ({"last": 2, "before": "id0"}, None, ""),
+        ({"since": "2027-03-14T03:30:00Z"}, None, "654"),
+        ({"since": "2027-03-14"}, None, "654"),
+        ({"until": "2027-03-12T03:30:00Z"}, None, "10"),
+        ({"since": "2027-03-11T00:00:00-05:00", "until": "2027-03-13"}, None, "2"),
+    ],
+)
+async def test_usage_is_filtered_by(history, query, user, days):
+    found = await history.ledger.call(ReadUsage(UsageQuery(**query), user))
+    assert "".join(row.usage_id.removeprefix("id") for row in found.rows) == days
+
+
+async def test_a_usage_row_is_in_milliseconds_and_text(history):
+    (row,) = (await history.ledger.call(ReadUsage(UsageQuery(last=1), None))).rows
+    assert (row.created_at, row.latency_ms, row.first_token_ms) == ("2027-03-16T03:30:00.000Z", 1.5, None)
+    assert (row.cost_nano_usd, row.cost_source, row.model) == (None, "unknown", "openai:x")
+
+
+async def test_a_time_that_is_none_is_the_askers_fault(history):
+    with pytest.raises(BadRequest, match="yesterday"):
+        await history.ledger.call(ReadUsage(UsageQuery(since="yesterday"), None))
+
+
+@pytest.mark.parametrize(
+    ("by", "user", "expected"),
+    [
+        ("user", None, [("ana/", 32), ("ana0", 16), ("ana", 9), ("anabel", 4), ("ana/bob", 2), ("bob", 0)]),
+        ("user", "ana", [("ana/", 32), ("ana", 9), ("ana/bob", 2)]),
+        ("app", None, [("agent", 60), ("editor", 3)]),
+        ("provider", None, [("openai", 35), ("anthropic", 28)]),
+        ("model", "ana", [("openai:gpt-4o", 35), ("anthropic:opus", 8)]),
+        # 03:30 UTC is the evening before in New York, until the clocks go forward on the 14th and after.
+        ("day", "ana", [("2027-03-09", 1), ("2027-03-10", 2), ("2027-03-12", 8), ("2027-03-14", 32)]),
+    ],
+)
+async def test_usage_is_summed_by(history, by, user, expected):
+    since, until_ = parse_rfc3339("2027-03-01"), parse_rfc3339("2027-04-01")
+    groups = await history.ledger.call(ReadGroups(SpendQuery(by=by), user, since, until_))
+    assert [(group.key, group.cost_nano_usd) for group in groups] == expected
+
+
+async def test_sums_count_calls_tokens_and_what_has_no_price(history):
+    since, until_ = parse_rfc3339("2027-03-10"), parse_rfc3339("2027-03-16T03:30:00Z")
+    query = SpendQuery(by="provider")
+    groups = await history.ledger.call(ReadGroups(query, None, since, until_ + 1))
+    assert [(g.key, g.calls, g.prompt_tokens, g.response_tokens, g.unpriced) for g in groups] == [
+        ("openai", 4, 12, 20, 1),
+        ("anthropic", 3, 9, 15, 0),
+    ]
+    groups = await history.ledger.call(ReadGroups(query, None, since, until_))
+    assert [(g.key, g.calls, g.unpriced) for g in groups] == [("openai", 3, 0), ("anthropic", 3, 0)]
+
+
+async def test_the_highest_id_is_known_wherever_it_stands(books):
+    assert await last_id(books.store) is None
+    usage_id = await books.reserve(10)
+    assert await last_id(books.store) == usage_id
+    start = attempt_start(usage_id="0000000000005", call_id="zzzzzzzzzzzzz")
+    await books.ledger.call(PostHold(start, 10, (DAEMON,)))
+    assert await last_id(books.store) == "zzzzzzzzzzzzz"
+
+
+async def test_a_ledger_tells_its_state(books):
+    await posted(books)
+    assert repr(books.ledger) == "<Ledger 2 accounts, <Store 0 waiting>>"

@@ -1,0 +1,305 @@
+"""The methods over a connection: settings end to end, and who may do what, as the kernel tells it."""
+
+from __future__ import annotations
+
+import grp
+import os
+import socket
+from contextlib import contextmanager
+from typing import Any
+
+import malformed
+import pytest
+import running_daemon
+import simulated_provider
+from running_daemon import PATIENCE_S, JsonLines
+
+from daemon.methods import METHODS
+from protocols.errors import BadRequest, Forbidden, QuorumError, UnknownMethod, UnknownProvider
+from protocols.wire import Frames, decode_daemon
+
+NOBODY, DAEMON = 65534, 1
+"""Accounts that every Debian has; the second one's name is `daemon`."""
+USERS, RUNNERS, STRANGERS = (grp.getgrgid(gid).gr_name for gid in (60, 8, NOBODY))
+HELLO = {"t": "hello", "protocol": 1, "app": "test"}
+CHAT = {"messages": [{"role": "user", "content": "hello"}], "model": "sim:sim"}
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+
+
+@pytest.fixture(scope="module")
+def daemon():
+    with simulated_provider.running() as provider:
+        config = running_daemon.provider("sim", "openai", provider.base_url(), local=False)
+        config += running_daemon.priced("sim:sim") + f'[rights]\nuse_group = "{USERS}"\noperate_group = "{RUNNERS}"\n'
+        config += "[settings]\ndefault_max_tokens = 77\n"
+        with running_daemon.running(config) as daemon:
+            daemon.folder.chmod(0o755)
+            yield daemon
+
+
+@contextmanager
+def somebody(daemon: running_daemon.Daemon, uid: int = NOBODY, gid: int = 60):
+    """JSON lines of another account: the kernel notes who connects, and not who writes later."""
+    with socket.socket(socket.AF_UNIX) as raw:
+        raw.settimeout(PATIENCE_S)
+        os.setegid(gid)
+        os.seteuid(uid)
+        try:
+            raw.connect(str(daemon.socket))
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+        yield JsonLines(raw)
+
+
+def ask(lines: JsonLines, method: str, **params: Any) -> Any:
+    """The result, or the fault as its exception's code and message."""
+    lines.send({"t": "call", "id": 1, "method": method, "params": params})
+    end = lines.until_end_of(1)[-1]
+    return end["value"] if end["t"] == "done" else (end["code"], end["message"])
+
+
+def row(daemon: running_daemon.Daemon, key: str, **more: Any) -> tuple[Any, str]:
+    got = daemon.call("settings.get", key=key, **more)
+    return got["value"], got["origin"]
+
+
+class TestSettings:
+    def test_show_lists_every_setting_with_its_origin_and_what_it_means(self, daemon):
+        rows = daemon.call("settings.show")["settings"]
+        assert {"month_usd", "day_usd", "default_max_tokens", "default_model", "session.idle_s", "session.max"} <= {
+            r["key"] for r in rows
+        }
+        assert all(r["description"] and r["scope"] in {"user", "daemon"} for r in rows)
+        assert [r["key"] for r in rows] == sorted(r["key"] for r in rows)
+
+    def test_a_value_comes_from_the_default_the_config_the_daemon_and_the_user_in_that_order(self, daemon):
+        assert row(daemon, "month_usd") == (None, "default")
+        assert row(daemon, "default_max_tokens") == (77, "config")
+        daemon.call("settings.set", key="default_max_tokens", value=88, user="*")
+        assert row(daemon, "default_max_tokens") == (88, "daemon")
+        set_row = daemon.call("settings.set", key="default_max_tokens", value=99)
+        assert (set_row["value"], set_row["origin"]) == (99, "user")
+        assert row(daemon, "default_max_tokens", user="bob") == (88, "daemon")
+        assert row(daemon, "default_max_tokens", user="*") == (88, "daemon")
+        unset_row = daemon.call("settings.unset", key="default_max_tokens")
+        assert (unset_row["value"], unset_row["origin"]) == (88, "daemon")
+        daemon.call("settings.unset", key="default_max_tokens", user="*")
+        assert row(daemon, "default_max_tokens") == (77, "config")
+
+    def test_a_daemons_setting_is_one_for_all(self, daemon):
+        daemon.call("settings.set", key="session.idle_s", value=60)
+        assert row(daemon, "session.idle_s") == row(daemon, "session.idle_s", user="bob") == (60, "daemon")
+        daemon.call("settings.unset", key="session.idle_s", user="*")
+        assert row(daemon, "session.idle_s") == (1800, "default")
+        with pytest.raises(BadRequest, match="a setting of the daemon, not of a user"):
+            daemon.call("settings.set", key="session.idle_s", value=60, user="bob")
+
+    @pytest.mark.parametrize("method", ["settings.get", "settings.set", "settings.unset"])
+    def test_an_unknown_key_names_the_nearest(self, daemon, method):
+        value = {"value": 1} if method == "settings.set" else {}
+        with pytest.raises(BadRequest, match="there is no setting `month_uds`; did you mean `month_usd`"):
+            daemon.call(method, key="month_uds", **value)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("month_usd", -1),
+            ("month_usd", "ten"),
+            ("month_usd", float("inf")),
+            ("month_usd", float("nan")),
+            ("month_usd", 1e300),
+            ("month_usd", True),
+            ("month_usd", {"a": 1}),
+            ("month_usd", []),
+            ("default_max_tokens", 0),
+            ("default_max_tokens", 1.5),
+            ("default_max_tokens", None),
+            ("default_max_tokens", 2**64 - 1),
+            ("session.idle_s", 0),
+            ("session.max", "x" * 100_000),
+            ("default_model", 5),
+            ("default_model", ["a"]),
+        ],
+    )
+    def test_a_wrong_value_is_refused_shortly_and_nothing_changes(self, daemon, key, value):
+        before = row(daemon, key)
+        with pytest.raises(BadRequest) as refused:
+            daemon.call("settings.set", key=key, value=value)
+        assert len(refused.value.message) < 600
+        assert row(daemon, key) == before
+        assert daemon.call("spend")["scopes"]
+
+    def test_every_change_leaves_an_audit_row_and_a_refused_one_none(self, daemon):
+        daemon.call("settings.set", key="month_usd", value=5, user="audited")
+        daemon.call("settings.set", key="month_usd", value=6.5, user="audited")
+        with pytest.raises(BadRequest):
+            daemon.call("settings.set", key="month_usd", value=-1, user="audited")
+        daemon.call("settings.unset", key="month_usd", user="audited")
+        rows = daemon.database("SELECT * FROM audit WHERE subject LIKE '%/audited: month_usd' ORDER BY id")
+        assert [(r["action"], r["before"], r["after"]) for r in rows] == [
+            ("settings.set", None, "5.0"),
+            ("settings.set", "5.0", "6.5"),
+            ("settings.unset", "6.5", None),
+        ]
+        assert {(r["actor_uid"], r["app"]) for r in rows} == {(os.getuid(), "test")}
+
+    def test_a_limit_binds_the_next_call(self, daemon):
+        daemon.call("settings.set", key="month_usd", value=0, user="broke")
+        with pytest.raises(QuorumError) as refused:
+            daemon.call("chat", **CHAT, user="broke")
+        assert refused.value.code == "budget_exceeded"
+        daemon.call("settings.unset", key="month_usd", user="broke")
+        assert daemon.call("chat", **CHAT, user="broke")["text"]
+
+    def test_what_was_set_survives_a_restart(self):
+        with running_daemon.running() as daemon:
+            daemon.call("settings.set", key="month_usd", value=12.5)
+            daemon.call("settings.set", key="default_model", value="simulated:sim")
+            daemon.restart()
+            assert row(daemon, "month_usd") == (12.5, "user")
+            assert row(daemon, "default_model") == ("simulated:sim", "daemon")
+            assert [r["limit_nano_usd"] for r in daemon.call("spend")["scopes"] if r["scope"].startswith("user:")] == [
+                12_500_000_000
+            ]
+
+
+class TestMistakes:
+    def test_an_unknown_method_names_the_nearest(self, daemon):
+        with pytest.raises(UnknownMethod, match=r"did you mean `settings[.]show`"):
+            daemon.call("settings.shwo")
+        with pytest.raises(UnknownMethod, match=r"there are: .*chat.*usage"):
+            daemon.call("qqqqqqqq")
+        with pytest.raises(BadRequest):
+            daemon.call("")
+
+    def test_an_unknown_provider_names_those_there_are(self, daemon):
+        with pytest.raises(UnknownProvider, match="there are: sim"):
+            daemon.call("models", provider="smi")
+
+    @pytest.mark.parametrize("when", ["yesterday", "", "2027-13-01", "9" * 50, "x" * 100_000])
+    @pytest.mark.parametrize(("method", "more"), [("usage", {}), ("spend", {"by": "day"})])
+    def test_a_time_that_is_none_says_how_one_is_written(self, daemon, method, more, when):
+        with pytest.raises(BadRequest, match="write it like 2027-01-31T12:00:00Z"):
+            daemon.call(method, since=when, **more)
+
+    @pytest.mark.parametrize("when", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+    @pytest.mark.parametrize(("method", "more"), [("usage", {}), ("spend", {"by": "day"})])
+    def test_the_ends_of_time_are_times(self, daemon, method, more, when):
+        assert daemon.call(method, since=when, **more)
+        assert daemon.call("ledger.verify")["ok"]
+
+
+@as_root
+class TestRights:
+    @pytest.mark.parametrize("gid", [NOBODY, 1])
+    def test_a_stranger_hears_on_both_wires_why_and_who_can_help(self, daemon, gid):
+        with somebody(daemon, NOBODY, gid) as lines:
+            lines.send({"t": "call", "id": 1, "method": "ping"})
+            fault = lines.hear()
+            assert lines.hear() is None
+        with somebody(daemon, NOBODY, gid) as framed:
+            framed.raw.sendall(malformed.frame(malformed.pack(HELLO)))
+            (payload,) = Frames(100_000).split(framed.raw.recv(65_536))
+            framed_fault = decode_daemon(bytes(payload))
+            assert framed.raw.recv(1) == b""
+        assert (fault["t"], fault["code"], "id" in fault) == ("fault", "forbidden", False)
+        assert (framed_fault.code, framed_fault.message) == ("forbidden", fault["message"])
+        assert all(said in fault["message"] for said in ("nobody", f"uid {NOBODY}", f"`{USERS}`"))
+
+    @pytest.mark.parametrize(
+        ("uid", "gid", "rights"),
+        [
+            (NOBODY, 60, ["observe", "use"]),
+            (NOBODY, 8, ["observe", "use", "operate"]),
+            (0, 0, ["observe", "use", "operate", "admin"]),
+        ],
+    )
+    def test_hello_tells_the_rights_of_the_groups(self, daemon, uid, gid, rights):
+        with somebody(daemon, uid, gid) as lines:
+            lines.send(HELLO)
+            assert lines.hear()["rights"] == rights
+
+    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize(("gid", "has"), [(60, {"observe", "use"}), (8, {"observe", "use", "operate"})])
+    def test_every_method_of_every_group(self, daemon, method, gid, has):
+        """With params that are wrong, so that nothing happens: the right is looked at first."""
+        right = METHODS[method].params.right
+        with somebody(daemon, NOBODY, gid) as lines:
+            code, message = ask(lines, method, unheard_of=1)
+        assert code == ("bad_request" if right in has else "forbidden")
+        assert ("`unheard_of`" if right in has else f"`{right}`") in message
+
+    def test_a_user_may_chat_and_sees_its_own_alone(self, daemon):
+        daemon.call("chat", **CHAT)
+        with somebody(daemon, DAEMON) as lines:
+            assert ask(lines, "chat", **CHAT, user="bob")["text"]
+        with somebody(daemon, NOBODY) as lines:
+            answer = ask(lines, "chat", **CHAT)
+            rows = ask(lines, "usage")["rows"]
+            by_user = ask(lines, "spend", by="user")
+            sessions = ask(lines, "sessions")["sessions"]
+            status = ask(lines, "status")
+        assert [r["usage_id"] for r in rows] == [answer["usage_id"]]
+        assert (
+            {g["key"] for g in by_user["groups"]}
+            == {r["user"] for r in rows}
+            == {s["user"] for s in sessions}
+            == {"nobody"}
+        )
+        for scopes in (by_user["scopes"], status["spend"]):
+            assert {s["scope"] for s in scopes} <= {"daemon", "user:nobody"}
+        with somebody(daemon, NOBODY, 8) as lines:
+            assert {r["user"] for r in ask(lines, "usage")["rows"]} >= {"root", "daemon/bob", "nobody"}
+            assert {s["user"] for s in ask(lines, "sessions")["sessions"]} >= {"root", "daemon/bob", "nobody"}
+            assert {r["user"] for r in ask(lines, "usage", user="@daemon")["rows"]} == {"daemon/bob"}
+
+    @pytest.mark.parametrize("method", ["usage", "spend", "settings.show", "explain"])
+    def test_nobody_gets_at_anothers_by_naming_them(self, daemon, method):
+        more = CHAT if method == "explain" else {}
+        with somebody(daemon) as lines:
+            code, message = ask(lines, method, user="@root", **more)
+            assert (code, "`operate`" in message) == ("forbidden", True)
+            assert ask(lines, method, user="root/x", **more)[0] == "bad_request"
+
+    def test_a_user_sets_its_own_and_not_the_daemons(self, daemon):
+        with somebody(daemon) as lines:
+            assert ask(lines, "settings.set", key="day_usd", value=3)["origin"] == "user"
+            for key, value, more in (
+                ("session.max", 5, {}),
+                ("default_model", "sim:x", {}),
+                ("day_usd", 5, {"user": "*"}),
+                ("day_usd", 5, {"user": "@root"}),
+            ):
+                assert ask(lines, "settings.set", key=key, value=value, **more)[0] == "forbidden"
+                assert ask(lines, "settings.unset", key=key, **more)[0] == "forbidden"
+            assert ask(lines, "settings.unset", key="day_usd")["origin"] == "default"
+        with somebody(daemon, NOBODY, 8) as lines:
+            assert ask(lines, "settings.set", key="session.max", value=5)[0] == "forbidden"
+        assert row(daemon, "session.max") == (10_000, "default")
+
+    def test_the_account_named_daemon_is_a_user_like_any(self, daemon):
+        """Settings of the daemon are stored under the same word."""
+        with somebody(daemon, DAEMON) as lines:
+            ask(lines, "settings.set", key="month_usd", value=0)
+            assert ask(lines, "chat", **CHAT)[0] == "budget_exceeded"
+            ask(lines, "settings.unset", key="month_usd")
+            assert ask(lines, "chat", **CHAT)["text"]
+
+    def test_an_admin_acts_for_others(self, daemon):
+        daemon.call("settings.set", key="default_max_tokens", value=5, user="@nobody")
+        with somebody(daemon) as lines:
+            got = ask(lines, "settings.get", key="default_max_tokens")
+        assert (got["value"], got["origin"]) == (5, "user")
+        daemon.call("settings.unset", key="default_max_tokens", user="@nobody")
+
+    def test_frames_of_another_account_work_too(self, daemon):
+        with somebody(daemon) as lines:
+            call = {"t": "call", "id": 1, "method": "holds", "params": {}}
+            lines.raw.sendall(malformed.frame(malformed.pack(HELLO)) + malformed.frame(malformed.pack(call)))
+            codec, heard = Frames(100_000), []
+            while len(heard) < 2:
+                heard += [decode_daemon(bytes(p)) for p in codec.split(lines.raw.recv(65_536))]
+        assert heard[0].user == "nobody"
+        assert heard[1].code == Forbidden.code
