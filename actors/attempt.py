@@ -9,9 +9,8 @@ from typing import Self
 from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import MICRO, Clock
-from actors.pool import ProviderPool
 from actors.progress import Progress
-from actors.provider import Source, outcome_of
+from actors.provider import ProviderActor, Source, outcome_of
 from actors.rules.pricing import Price
 from actors.rules.settlement import Charge, charge
 from protocols.budget import Reserve, Settle
@@ -31,7 +30,7 @@ class Held:
     def __init__(
         self,
         budget: Ref[BudgetActor],
-        pool: Ref[ProviderPool],
+        provider: Ref[ProviderActor],
         clock: Clock,
         *,
         source: Source,
@@ -42,7 +41,7 @@ class Held:
         tokens: int,
     ) -> None:
         self._budget = budget
-        self._pool = pool
+        self._provider = provider
         self._clock = clock
         self._source = source
         self._start = start
@@ -67,7 +66,7 @@ class Held:
         return self.end
 
     async def __aenter__(self) -> Self:
-        self._probe = await self._pool.call(Lease(self._source.name, self._tokens))
+        self._probe = await self._provider.call(Lease(self._tokens))
         try:
             await self._budget.call(Reserve(self._start, self._amount))
         except BaseException as error:
@@ -90,9 +89,8 @@ class Held:
 
     def _give_back(self, error: BaseException | None) -> None:
         first = self.progress.first_token_at
-        self._pool.tell(
+        self._provider.tell(
             AttemptEnded(
-                provider=self._source.name,
                 outcome=_outcome(error, sent=self.progress.sent),
                 why=error.message if isinstance(error, QuorumError) else "",
                 latency_s=self._clock.monotonic() - self._began,

@@ -104,8 +104,7 @@ class BudgetActor(Actor):
         for balance in posting.balances:
             balance.held += amount
         self._open[start.usage_id] = _Hold(hold, posted)
-        # Shielded: a caller that is cancelled here settles, and whether there is anything to settle `posted` must still tell.
-        return Wait(self._durable(hold, asyncio.shield(posted)))
+        return Wait(self._durable(hold, posted))
 
     async def _durable(self, hold: OpenHold, posted: asyncio.Future[None]) -> None:
         try:

@@ -16,7 +16,7 @@ from actors.clock import Clock, Ids
 from actors.exchange import Exchange, Question
 from actors.limit import Limit
 from actors.pool import ProviderPool
-from actors.provider import Source
+from actors.provider import ProviderActor, Source
 from actors.rules.catalogue import Catalogue
 from actors.rules.pricing import Price, bound
 from actors.rules.routing import Asked, Plan, Target, World, nearest_models, plan
@@ -85,6 +85,7 @@ class Completions:
         sessions: Ref[Sessions],
         budget: Ref[BudgetActor],
         pool: Ref[ProviderPool],
+        providers: Mapping[str, Ref[ProviderActor]],
         sources: Mapping[str, Source],
         catalogue: Catalogue,
         aliases: Mapping[str, str],
@@ -96,6 +97,7 @@ class Completions:
         self._sessions = sessions
         self._budget = budget
         self._pool = pool
+        self._providers = providers
         self._sources = sources
         self._catalogue = catalogue
         self._aliases = aliases
@@ -195,7 +197,7 @@ class Completions:
         )
         return Held(
             self._budget,
-            self._pool,
+            self._providers[target.provider],
             self._clock,
             source=source,
             start=start,

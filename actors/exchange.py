@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -51,14 +50,17 @@ class Exchange:
         source, streamed = question.source, question.emit is not None
         whole_s = source.config.timeout_s
         first_s = min(source.config.first_token_timeout_s, whole_s) if streamed else whole_s
-        with _translated(source, progress, streamed=streamed), Limit(self._loop, first_s) as limit:
-            async with self._transports(source).exchange(source.endpoint, question.request, sent) as response:
-                if response.status != 200:  # noqa: PLR2004  the only status that carries an answer
-                    raise await _fault(question, response)
-                progress.answering = True
-                if question.emit is None:
-                    return progress.finish(source.dialect.reply(await response.read()))
-                return await self._stream(question, question.emit, response, progress, limit)
+        try:
+            with Limit(self._loop, first_s) as limit:
+                async with self._transports(source).exchange(source.endpoint, question.request, sent) as response:
+                    if response.status != 200:  # noqa: PLR2004  the only status that carries an answer
+                        raise await _fault(question, response)
+                    progress.answering = True
+                    if question.emit is None:
+                        return progress.finish(source.dialect.reply(await response.read()))
+                    return await self._stream(question, question.emit, response, progress, limit)
+        except FOREIGN as error:
+            raise _ours(error, question, progress) from error
 
     async def _stream(
         self, question: Question, emit: Callable[[Item], None], response: Response, progress: Progress, limit: Limit
@@ -110,32 +112,35 @@ async def _fault(question: Question, response: Response) -> QuorumError:
     return fault
 
 
-@contextmanager
-def _translated(source: Source, progress: Progress, *, streamed: bool) -> Iterator[None]:
-    provider = source.name
+FOREIGN = (TransportError, MalformedAnswer, StreamFailed, TimeoutError)
+"""What asking a provider can raise that is not ours yet."""
+
+
+def _ours(error: Exception, question: Question, progress: Progress) -> QuorumError:
+    """A foreign error as the fault that the client hears; `progress` then says what it means for the money."""
+    source, provider = question.source, question.source.name
     detail = {"provider": provider}
-    try:
-        yield
-    except ConnectFailed as error:
-        raise ProviderUnavailable(f"provider `{provider}` can't be reached: {error}", detail=detail) from error
-    except TransportError as error:
-        if progress.answering:
-            raise Truncated(f"the answer of provider `{provider}` broke off: {error}", detail=detail) from error
-        progress.answering = not streamed  # a whole answer may have been made and billed; of a stream nothing had begun
-        raise ProviderFailed(f"provider `{provider}` hung up without an answer: {error}", detail=detail) from error
-    except MalformedAnswer as error:
-        raise ProviderFailed(
-            f"provider `{provider}` sent an answer that can't be read: {error}", detail=detail
-        ) from error
-    except StreamFailed as error:
-        progress.answering = progress.emitted
-        raise _without_key(error.fault, source) from error
-    except TimeoutError as error:
-        progress.aborted = True
-        what = "went on too long" if progress.emitted else "did not begin in time"
-        raise ProviderFailed(
-            f"the answer of provider `{provider}` {what}; see `timeout_s` and `first_token_timeout_s`", detail=detail
-        ) from error
+    match error:
+        case ConnectFailed():
+            return ProviderUnavailable(f"provider `{provider}` can't be reached: {error}", detail=detail)
+        case TransportError() if progress.answering:
+            return Truncated(f"the answer of provider `{provider}` broke off: {error}", detail=detail)
+        case TransportError():
+            # A whole answer may have been made and billed; of a stream nothing had begun.
+            progress.answering = question.emit is None
+            return ProviderFailed(f"provider `{provider}` hung up without an answer: {error}", detail=detail)
+        case StreamFailed():
+            progress.answering = progress.emitted
+            return _without_key(error.fault, source)
+        case TimeoutError():
+            progress.aborted = True
+            what = "went on too long" if progress.emitted else "did not begin in time"
+            return ProviderFailed(
+                f"the answer of provider `{provider}` {what}; see `timeout_s` and `first_token_timeout_s`",
+                detail=detail,
+            )
+        case _:
+            return ProviderFailed(f"provider `{provider}` sent an answer that can't be read: {error}", detail=detail)
 
 
 def _without_key(fault: QuorumError, source: Source) -> QuorumError:

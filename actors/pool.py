@@ -1,9 +1,9 @@
-"""The pool: the providers as one, in config order."""
+"""The pool: starts the providers and shows them as one, in config order."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from actors.base import Actor, Ref, Wait, handles
@@ -11,23 +11,22 @@ from actors.clock import Clock
 from actors.provider import ProviderActor, Source
 from actors.providers.transport import Transport
 from actors.supervise import Supervisor
-from protocols.errors import UnknownProvider
 from protocols.provider import (
     AVAILABLE,
-    AttemptEnded,
     FirstListing,
-    Lease,
     ProviderStatus,
     ProviderView,
+    ReadProviders,
     ReadStatus,
     ReadStatuses,
     ReadViews,
+    Show,
     ViewChanged,
 )
 
 
 class ProviderPool(Actor):
-    """Leads to the right provider, and shows all of them to routing.
+    """Leads to the providers, and shows all of them to routing.
 
     State: the providers' refs and their last views, both in config order; whether any has listed its models yet.
     """
@@ -48,12 +47,16 @@ class ProviderPool(Actor):
         return f"<ProviderPool {up} available of {len(self._sources)}>"
 
     async def opening(self) -> None:
-        """Starts the providers, after stopping those of an earlier incarnation."""
-        for old in [ref for ref in self._keeper.refs if ref.actor_class is ProviderActor]:
-            await self._keeper.stop(old)
+        """Starts the providers; those that an earlier incarnation started go on, and show themselves again."""
+        running = {ref.name: ref for ref in self._keeper.refs if ref.actor_class is ProviderActor}
         for source in self._sources:
-            make: Callable[[], ProviderActor] = partial(ProviderActor, source, self._transport, self._clock, self._take)
-            self._providers[source.name] = await self._keeper.start(make, name=f"provider {source.name}")
+            name = f"provider {source.name}"
+            if name in running:
+                self._providers[source.name] = running[name]
+                running[name].tell(Show())
+            else:
+                make = partial(ProviderActor, source, self._transport, self._clock, self._take)
+                self._providers[source.name] = await self._keeper.start(make, name=name)
 
     def _take(self, changed: ViewChanged) -> None:
         self.ref.tell(changed)
@@ -79,18 +82,10 @@ class ProviderPool(Actor):
     async def _until_listed(self) -> None:
         await self._listed.wait()
 
-    @handles(Lease)
-    def lease(self, request: Lease) -> Wait[int]:
-        """Asks the provider."""
-        ref = self._providers.get(request.provider)
-        if ref is None:
-            raise UnknownProvider(f"there is no provider `{request.provider}`; `daemonctl providers` lists them")
-        return Wait(ref.call(request))
-
-    @handles(AttemptEnded)
-    def attempt_ended(self, ended: AttemptEnded) -> None:
-        """Tells the provider."""
-        self._providers[ended.provider].tell(ended)
+    @handles(ReadProviders)
+    def providers(self, _: ReadProviders) -> Mapping[str, Ref[ProviderActor]]:
+        """The ways to the providers themselves; they outlive crashes."""
+        return self._providers
 
     @handles(ReadStatuses)
     def statuses(self, _: ReadStatuses) -> Wait[list[ProviderStatus]]:

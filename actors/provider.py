@@ -24,6 +24,7 @@ from protocols.provider import (
     ProviderStatus,
     ProviderView,
     ReadStatus,
+    Show,
     State,
     ViewChanged,
 )
@@ -136,7 +137,7 @@ class ProviderActor(Actor):
         """Takes an attempt's result into the record."""
         before = self._state()
         record = self._record
-        record.in_flight -= 1
+        record.in_flight = max(record.in_flight - 1, 0)  # 0 after a restart that forgot attempts under way
         record.calls += 1
         self._judge(ended.outcome, ended.probe, ended.why, ended.retry_after_s)
         if ended.outcome == "ok":
@@ -181,6 +182,11 @@ class ProviderActor(Actor):
                 self._breaker = undecided(self._breaker, probe)
             case "request" | "cancelled":
                 self._breaker = undecided(self._breaker, probe)
+
+    @handles(Show)
+    def show(self, _: Show) -> None:
+        """Tells the pool what it is now."""
+        self._show()
 
     @handles(ReadStatus)
     def status(self, _: ReadStatus) -> ProviderStatus:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -43,16 +45,17 @@ LIMIT_KEYS = frozenset({"month_usd", "day_usd"})
 class SettingsActor(Actor):
     """Reads and changes settings.
 
-    State: stored values by owner and key, and who is told of changes.
+    State: stored values by owner and key; who is told of changes, in `watchers`, which outlives a crash; the change under way.
     """
 
-    def __init__(self, store: Store, clock: Clock, config: Mapping[str, Any]) -> None:
+    def __init__(self, store: Store, clock: Clock, config: Mapping[str, Any], watchers: dict[Ref[Any], None]) -> None:
         super().__init__()
         self._store = store
         self._clock = clock
         self._config = config
         self._values: dict[str, dict[str, Any]] = {}
-        self._watchers: dict[Ref[Any], None] = {}
+        self._watchers = watchers
+        self._changing = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<SettingsActor {sum(map(len, self._values.values()))} values of {len(self._values)} owners>"
@@ -89,12 +92,18 @@ class SettingsActor(Actor):
         key, owner = request.key, request.owner
         check_key(key)
         value = request.value if request.value is UNSET else _checked(key, request.value)
-        before = self._values.get(owner, {}).get(key, UNSET)
-        return Wait(self._store_change(request, before, value))
+        return Wait(self._store_change(request, value))
 
-    async def _store_change(self, request: ChangeSetting, before: Any, value: Any) -> SettingRow:
+    async def _store_change(self, request: ChangeSetting, value: Any) -> SettingRow:
+        """One change after the other: within a commit, setting comes before unsetting. It holds though its asker is cancelled."""
         key, owner = request.key, request.owner
-        await self._store.submit(self._change_row(owner, key, value), self._audit_row(request, before, value))
+        async with self._changing:
+            before = self._values.get(owner, {}).get(key, UNSET)
+            rows = (self._change_row(owner, key, value), self._audit_row(request, before, value))
+            await self._store.submit(*rows, then=partial(self._changed, owner, key, value))
+        return self._row(key, owner)
+
+    def _changed(self, owner: str, key: str, value: Any) -> None:
         values = self._values.setdefault(owner, {})
         if value is UNSET:
             values.pop(key, None)
@@ -103,7 +112,6 @@ class SettingsActor(Actor):
         limits = self._own_limits() if key in LIMIT_KEYS else None
         for watcher in self._watchers:
             watcher.tell(SettingChanged(owner, key, limits))
-        return self._row(key, owner)
 
     def _change_row(self, owner: str, key: str, value: Any) -> Row:
         if value is UNSET:

@@ -13,10 +13,12 @@ import stat
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import structlog
 from msgspec import Struct
 
+from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import Clock, Ids
 from actors.completion import Completions
@@ -42,6 +44,7 @@ from daemon.server import BACKLOG, Server
 from daemon.sources import open_sources
 from daemon.world import Counts, World
 from protocols.budget import ReadBooks
+from protocols.provider import ReadProviders
 
 PRICES_LOOK_S = 3600.0
 """Seconds between looks whether the price book is a day old."""
@@ -77,7 +80,8 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
             Supervisor() as actors,
         ):
             ids = Ids(clock.now_us, await last_id(store))
-            settings = await actors.start(lambda: SettingsActor(store, clock, config.settings))
+            watchers: dict[Ref[Any], None] = {}
+            settings = await actors.start(lambda: SettingsActor(store, clock, config.settings, watchers))
             ledger = await actors.start(lambda: Ledger(store, clock, dispatched))
             for hold in (await ledger.call(ReadBooks(since=0))).open_holds:
                 await ledger.call(recovered(hold, sent=sent is None or hold.start.usage_id in sent))
@@ -90,6 +94,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 sessions=sessions,
                 budget=budget,
                 pool=pool,
+                providers=await pool.call(ReadProviders()),
                 sources={source.name: source for source in sources},
                 catalogue=catalogue,
                 aliases=config.aliases,

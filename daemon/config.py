@@ -166,6 +166,7 @@ _SECTIONS: dict[str, type[Struct]] = {
     "providers[...]": ProviderSection,
     "providers[...].api_key": KeySource,
     "models[...]": ModelConfig,
+    "tasks[...]": TaskSection,
     "rights": RightsSection,
 }
 """Each section by msgspec's name of its place."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -56,20 +56,26 @@ class ProviderView(Struct, frozen=True):
     retry_after_s: float | None = None
 
 
-class Lease(Request[int], frozen=True):
-    """Pool: permission for one attempt, answered with its probe number, which `AttemptEnded` gives back.
+class ReadProviders(Request[Any], frozen=True):
+    """Pool: the refs of the providers by name."""
 
-    `tokens` is its upper bound. Raises UnknownProvider, ProviderUnavailable, RateLimited, Misconfigured, Busy.
+
+class Show(Request[None], frozen=True):
+    """Provider: tell the pool what you are now."""
+
+
+class Lease(Request[int], frozen=True):
+    """Provider: permission for one attempt, answered with its probe number, which `AttemptEnded` gives back.
+
+    `tokens` is its upper bound. Raises ProviderUnavailable, RateLimited, Misconfigured, Busy.
     """
 
-    provider: str
     tokens: int
 
 
 class AttemptEnded(Request[None], frozen=True):
-    """Pool: a leased attempt is over; latencies in seconds. `probe` is the lease's number."""
+    """Provider: a leased attempt is over; latencies in seconds. `probe` is the lease's number."""
 
-    provider: str
     outcome: Outcome
     why: str
     latency_s: float

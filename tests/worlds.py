@@ -221,7 +221,8 @@ async def open_books(
         store = await open_store(folder, "process", lambda at_us: local_date(at_us, zone))
         try:
             async with Supervisor() as actors:
-                settings = await actors.start(lambda: settings_class(store, clock, config or {}))
+                watchers: dict[Ref[Any], None] = {}
+                settings = await actors.start(lambda: settings_class(store, clock, config or {}, watchers))
                 ledger = await actors.start(lambda: ledger_class(store, clock, dispatched))
                 for hold in (await ledger.call(ReadBooks(since=0))).open_holds:
                     await ledger.call(recovered(hold, sent=sent is None or hold.start.usage_id in sent))

@@ -9,7 +9,7 @@ from itertools import chain
 
 from msgspec import Struct, field
 
-from actors.rules.catalogue import ModelConfig
+from actors.rules.catalogue import NOTHING, ModelConfig
 from protocols.errors import (
     BadRequest,
     Misconfigured,
@@ -119,15 +119,17 @@ def _chosen(asked: Asked, world: World, made: Plan) -> list[Target]:
 
 def _lower(asked: Asked, world: World) -> Iterator[Target]:
     """What the lower steps give: the default, then the first model of each provider, simulated ones only if there is no other."""
+    real = [v for v in world.views if not v.simulated]
     if asked.default_model is not None:
         with suppress(QuorumError):  # a wrong default is no candidate; it is reported where it is the choice
-            yield resolve(asked.default_model, None, world, [])
-    real = [v for v in world.views if not v.simulated]
+            target = resolve(asked.default_model, None, world, [])
+            if not real or any(v.name == target.provider for v in real):
+                yield target
     ranked = sorted(real or world.views, key=lambda v: v.state not in AVAILABLE)
     for view in ranked:
-        target = _first_of(view, world)
-        if target is not None:
-            yield target
+        first = _first_of(view, world)
+        if first is not None:
+            yield first
 
 
 def resolve(name: str, provider: str | None, world: World, steps: list[Step]) -> Target:
@@ -184,12 +186,13 @@ def _known(name: str, world: World) -> str | None:
 
 
 def _first_of(view: ProviderView, world: World) -> Target | None:
-    """A provider's first model: of the config's entries that are not retired, else the first that it lists."""
+    """A provider's first model that is not retired: of the config's entries, else of those that it lists."""
     prefix = f"{view.name}:"
     named = (
         key.removeprefix(prefix) for key, entry in world.entries.items() if key.startswith(prefix) and not entry.retired
     )
-    model = next(chain(named, view.models), None)
+    listed = (model for model in view.models if not world.entries.get(f"{prefix}{model}", NOTHING).retired)
+    model = next(chain(named, listed), None)
     return None if model is None else Target(view.name, model)
 
 

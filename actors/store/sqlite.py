@@ -52,6 +52,15 @@ class StoreRefused(Exception):
     """The database can't be used; the message says why and what to do."""
 
 
+class Commit(asyncio.Future[None]):
+    """Done when what was submitted is durable. Cancelling its waiter takes effect after that, so that the waiter knows what is."""
+
+    def cancel(self, msg: object = None) -> bool:
+        """Refuses: asyncio then cancels the waiter when this is done."""
+        del msg
+        return False
+
+
 class _Submission:
     __slots__ = ("done", "must", "rows", "then")
 
@@ -109,9 +118,10 @@ class Store:
         """Adds rows to the next commit; the future is done when it is durable.
 
         It fails with LedgerReadonly when the disk is full, and with Internal for rows that can't be written; `must` rows are
-        kept while the disk is full and tried again until they are written. `then` is called after the commit, also when the waiter of the future was cancelled.
+        kept while the disk is full and tried again until they are written. `then` is called after the commit, also when the
+        waiter was cancelled: who waits for `must` rows can be cancelled at any time, others once their rows are decided.
         """
-        done: asyncio.Future[None] = self._loop.create_future()
+        done = self._loop.create_future() if must else Commit(loop=self._loop)
         if self.broken is not None:
             done.set_exception(LedgerReadonly(self.broken))
             done.exception()  # seen, as in `refused`

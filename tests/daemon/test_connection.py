@@ -38,7 +38,7 @@ def anyio_backend(request):
 class Desk:
     """Answers `echo`, `wait` (until `go` is set), `flood` (that many pieces) and faults; knows what was cancelled.
 
-    State: the open connections, what was cancelled and why, the calls at once.
+    State: the open connections, what was cancelled and why, floods answered.
     """
 
     version = "test"
@@ -50,6 +50,7 @@ class Desk:
         self.go = asyncio.Event()
         self.connections: set[Connection] = set()
         self.interrupted: list[str] = []
+        self.answered = 0
         self._refuse = refuse
 
     def identify(self, connection: socket.socket) -> Peer:
@@ -77,6 +78,7 @@ class Desk:
                     connection.emit(call.id, Delta(f"{number:099d},"))
                     if number % 10 == 0:
                         await asyncio.sleep(0)
+                self.answered += 1
                 return {"sent": int(count)}
             case "mixed":
                 for value in (
@@ -492,7 +494,7 @@ class TestSlowReaders:
             one = await until(lambda: next(iter(desk.connections), None))
             for number in range(200):
                 c.call(number, "flood 100")
-                await until(lambda: not one.running and not one._out)
+                await until(lambda: desk.answered > number and not one.running and not one._out)  # noqa: B023  awaited at once
                 if one._transport.get_write_buffer_size():
                     break
             assert not one._paused

@@ -318,15 +318,23 @@ def test_reasoning_is_told_apart_from_the_answer_and_counted(dialect, stream, da
         assert answer.usage.reasoning_tokens == 7
 
 
+UNCOUNTED = {
+    "text": {"text": "word " * 400},
+    "reasoning": {"reasoning": "thought " * 400, "text": ""},
+    "a tool call": {"tool_calls": [{"name": "weather", "arguments": {"city": "Genève " * 300}}]},
+}
+
+
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
-def test_an_answer_that_the_provider_did_not_count_is_charged_by_all_that_it_said(stream, daemon, upstream):
-    upstream.set(no_usage=True, reasoning="thought " * 400, text="word " * 20)
+@pytest.mark.parametrize("what", UNCOUNTED)
+def test_an_answer_that_the_provider_did_not_count_is_charged_by_all_that_it_said(what, stream, daemon, upstream):
+    upstream.set(no_usage=True, **UNCOUNTED[what])
+    asked = {"messages": [{"role": "user", "content": "hi"}], "model": "openai:sim", "max_tokens": 4000}
     with daemon.connect() as quorum:
-        answer = quorum.call(
-            "chat", messages=[{"role": "user", "content": "hi"}], model="openai:sim", stream=stream, max_tokens=4000
-        )
+        answer = quorum.call("chat", **asked, stream=stream)
     assert answer["usage"]["source"] == "estimate"
     assert answer["usage"]["response_tokens"] > 300
+    assert answer["cost_nano_usd"] > 300 * 15 * PICO
     assert "estimated" in {warning["code"] for warning in answer["warnings"]}
 
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 import running_daemon
@@ -361,3 +362,15 @@ def test_a_hundred_hang_ups_at_random_moments_leave_nothing_behind(daemon, upstr
     assert not daemon.database("SELECT id FROM usage WHERE created_at >= ? AND status <> 'cancelled'", int(began * 1e6))
     assert daemon.call("providers")["providers"][0]["in_flight"] == 0
     assert daemon.database("SELECT * FROM holds") == []
+
+
+def test_hang_ups_while_the_session_of_a_new_user_opens_end_the_calls_too(daemon, upstream):
+    for number in range(20):
+        with ExitStack() as clients:
+            together = [clients.enter_context(daemon.json_lines()) for _ in range(12)]
+            for lines in together:
+                ask(lines, f"openai:{SLOW}", user=f"new {number}")
+    eventually(lambda: daemon.call("status")["connections"] == 1, "all hung up", WITHIN_S)
+    eventually(lambda: upstream.counters()["in_flight"] == 0, "all requests ended", WITHIN_S)
+    eventually(lambda: daemon.call("status")["calls_in_flight"] == 0, "all calls ended", WITHIN_S)
+    daemon.balanced()

@@ -111,7 +111,7 @@ def test_a_stopped_daemon_is_not_reachable_and_daemonctl_says_how_to_start_it(da
     assert "Traceback" not in ended.err
 
 
-def test_status_says_that_it_is_well_and_a_provider_that_is_down_makes_it_degraded(upstream):
+def test_status_of_a_daemon_that_is_well_exits_0_and_says_so(upstream):
     with running_daemon.running(provider("home", "ollama", upstream.base_url("ollama"))) as daemon:
         assert daemon.ctl("status").code == 0
         told = json.loads(daemon.ctl("--json", "status").out)

@@ -2,6 +2,7 @@ import asyncio
 import shutil
 import sqlite3
 import stat
+import threading
 from contextlib import asynccontextmanager, closing
 
 import pytest
@@ -265,6 +266,7 @@ async def test_a_newer_or_foreign_database_is_refused_and_left_as_it_is(tmp_path
 async def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(StoreRefused, match="can't be opened"):
         await open_store(tmp_path / "nowhere", "process", str)
+    await until(lambda: not [t for t in threading.enumerate() if "_connection_worker_thread" in t.name])
 
 
 async def test_an_older_database_is_copied_before_it_is_migrated(tmp_path, monkeypatch):

@@ -1,0 +1,84 @@
+import pytest
+from msgspec.structs import replace
+
+from actors.rules.catalogue import Catalogue, ModelConfig
+from actors.rules.pricing import FREE, Price
+from protocols.provider import ProviderView
+
+KNOWN = Price(input=2_500_000, output=10_000_000, version="book")
+OPENAI = ProviderView("openai", "openai", "api.openai.com", "healthy", None, False, False, "emitted", True, ("gpt-4o", "new"))
+OLLAMA = ProviderView("ollama", "ollama", "localhost", "healthy", None, True, False, "emitted", False, ("llama3:8b",))
+
+
+class Book:
+    """Knows `gpt-4o`.
+
+    State: how often it was asked.
+    """
+
+    def __init__(self):
+        self.asked = 0
+
+    def find(self, origin_host, provider_name, kind, model):
+        assert (origin_host, kind) in {("api.openai.com", "openai"), ("localhost", "ollama")}
+        self.asked += 1
+        return KNOWN if (provider_name, model) == ("openai", "gpt-4o") else None
+
+    def context(self, origin_host, provider_name, kind, model):
+        del origin_host, provider_name, kind
+        return 128_000 if model == "gpt-4o" else None
+
+
+@pytest.mark.parametrize(
+    ("view", "model", "entry", "price"),
+    [
+        (OPENAI, "gpt-4o", {}, KNOWN),
+        (OPENAI, "new", {}, None),
+        (OPENAI, "new", {"input_usd_per_mtok": 1.0}, None),
+        (OPENAI, "new", {"input_usd_per_mtok": 1.0, "output_usd_per_mtok": 2.0}, (1_000_000, 2_000_000)),
+        (OPENAI, "gpt-4o", {"input_usd_per_mtok": 1.0}, (1_000_000, 10_000_000)),
+        (OPENAI, "gpt-4o", {"output_usd_per_mtok": 0.0}, (2_500_000, 0)),
+        (OPENAI, "gpt-4o", {"local": True}, FREE),
+        (OLLAMA, "llama3:8b", {}, FREE),
+        (OLLAMA, "llama3:8b", {"local": False}, None),
+        (OLLAMA, "cloud", {"local": False, "input_usd_per_mtok": 1.0, "output_usd_per_mtok": 2.0}, (1_000_000, 2_000_000)),
+    ],
+)
+def test_a_price_is_the_configs_over_the_books_and_local_is_free(view, model, entry, price):
+    found = Catalogue({f"{view.name}:{model}": ModelConfig(**entry)} if entry else {}, Book()).price(view, model)
+    assert (found if not isinstance(price, tuple) else (found.input, found.output)) == price
+
+
+def test_a_price_is_looked_up_once():
+    book = Book()
+    catalogue = Catalogue({}, book)
+    for _ in range(3):
+        catalogue.price(OPENAI, "gpt-4o")
+        catalogue.price(OPENAI, "new")
+    assert book.asked == 2
+
+
+def test_the_cache_of_prices_is_bounded():
+    catalogue = Catalogue({}, Book())
+    for n in range(Catalogue.CACHED + 10):
+        catalogue.price(OPENAI, f"invented {n}")
+    assert len(catalogue._cache) <= Catalogue.CACHED
+
+
+def test_every_model_that_is_listed_or_named_has_a_row_in_config_order():
+    entries = {
+        "openai:special": ModelConfig(quality=9.0, strengths=("coding",), family="gpt", context_tokens=5, speed="fast"),
+        "ollama:old": ModelConfig(retired=True),
+    }
+    down = replace(OLLAMA, state="open", why="refused")
+    infos = {row.id: row for row in Catalogue(entries, Book()).infos((OPENAI, down))}
+    assert list(infos) == ["openai:special", "openai:gpt-4o", "openai:new", "ollama:old", "ollama:llama3:8b"]
+    known = infos["openai:gpt-4o"]
+    assert (known.input_usd_per_mtok, known.output_usd_per_mtok, known.context_tokens) == (2.5, 10.0, 128_000)
+    assert (known.source, known.needs_key, known.available, known.why_not) == ("provider", True, True, None)
+    special = infos["openai:special"]
+    assert (special.source, special.quality, special.strengths, special.context_tokens) == ("config", 9.0, ["coding"], 5)
+    assert special.input_usd_per_mtok is None
+    assert (infos["ollama:old"].available, infos["ollama:old"].why_not) == (False, "retired")
+    assert (infos["ollama:llama3:8b"].available, infos["ollama:llama3:8b"].why_not) == (False, "refused")
+    assert infos["ollama:llama3:8b"].local

@@ -1,0 +1,79 @@
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.rules.periods import local_date, span_of
+
+BERLIN, SAO_PAULO = ZoneInfo("Europe/Berlin"), ZoneInfo("America/Sao_Paulo")
+HAVANA, KOLKATA, APIA = ZoneInfo("America/Havana"), ZoneInfo("Asia/Kolkata"), ZoneInfo("Pacific/Apia")
+
+
+def us(text):
+    return round(datetime.fromisoformat(text).timestamp() * 1_000_000)
+
+
+def text(seconds):
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+@pytest.mark.parametrize(
+    ("zone", "at", "starts", "ends", "hours"),
+    [
+        (UTC, "2027-03-10T00:00Z", "2027-03-10 00:00", "2027-03-11 00:00", 24),
+        (UTC, "2027-03-09T23:59:59.999999Z", "2027-03-09 00:00", "2027-03-10 00:00", 24),
+        (KOLKATA, "2027-03-10T18:30Z", "2027-03-10 18:30", "2027-03-11 18:30", 24),
+        (BERLIN, "2027-03-28T12:00Z", "2027-03-27 23:00", "2027-03-28 22:00", 23),
+        (BERLIN, "2027-10-31T00:30Z", "2027-10-30 22:00", "2027-10-31 23:00", 25),
+        (BERLIN, "2027-10-31T01:30Z", "2027-10-30 22:00", "2027-10-31 23:00", 25),
+        # The clock goes from 24:00 to 01:00: the day begins at one.
+        (SAO_PAULO, "2018-11-04T12:00Z", "2018-11-04 03:00", "2018-11-05 02:00", 23),
+        (SAO_PAULO, "2018-11-03T12:00Z", "2018-11-03 03:00", "2018-11-04 03:00", 24),
+        # It goes from 24:00 back to 23:00: the evening comes twice.
+        (SAO_PAULO, "2018-02-18T01:30Z", "2018-02-17 02:00", "2018-02-18 03:00", 25),
+        (SAO_PAULO, "2018-02-18T02:30Z", "2018-02-17 02:00", "2018-02-18 03:00", 25),
+        # It goes from 01:00 back to midnight: midnight comes twice.
+        (HAVANA, "2018-11-04T12:00Z", "2018-11-04 04:00", "2018-11-05 05:00", 25),
+        # A whole day is left out at the date line.
+        (APIA, "2011-12-29T12:00Z", "2011-12-29 10:00", "2011-12-30 10:00", 24),
+    ],
+)
+def test_a_day_is_from_midnight_to_midnight_where_it_is(zone, at, starts, ends, hours):
+    span = span_of("day", us(at), zone)
+    assert (text(span.starts_at), text(span.ends_at)) == (starts, ends)
+    assert span.ends_at - span.starts_at == hours * 3600
+
+
+@pytest.mark.parametrize(
+    ("zone", "at", "starts", "ends"),
+    [
+        (UTC, "2027-02-28T23:59:59Z", "2027-02-01 00:00", "2027-03-01 00:00"),
+        (UTC, "2028-02-29T12:00Z", "2028-02-01 00:00", "2028-03-01 00:00"),
+        (UTC, "2027-12-31T23:59:59Z", "2027-12-01 00:00", "2028-01-01 00:00"),
+        (BERLIN, "2027-02-28T23:00Z", "2027-02-28 23:00", "2027-03-31 22:00"),
+        (BERLIN, "2027-10-31T12:00Z", "2027-09-30 22:00", "2027-10-31 23:00"),
+    ],
+)
+def test_a_month_is_the_calendars(zone, at, starts, ends):
+    span = span_of("month", us(at), zone)
+    assert (text(span.starts_at), text(span.ends_at)) == (starts, ends)
+
+
+@given(
+    st.integers(0, 4_000_000_000),
+    st.sampled_from(("month", "day")),
+    st.sampled_from((UTC, BERLIN, SAO_PAULO, HAVANA, KOLKATA)),
+)
+def test_periods_follow_each_other_without_gap_or_overlap(at_s, period, zone):
+    span = span_of(period, at_s * 1_000_000, zone)
+    assert span.starts_at <= at_s < span.ends_at
+    assert span_of(period, span.starts_at * 1_000_000, zone) == span
+    assert span_of(period, span.ends_at * 1_000_000 - 1, zone) == span
+    assert span_of(period, span.ends_at * 1_000_000, zone).starts_at == span.ends_at
+
+
+def test_the_local_date_is_the_zones():
+    assert local_date(us("2027-03-10T22:59Z"), BERLIN) == "2027-03-10"
+    assert local_date(us("2027-03-10T23:00Z"), BERLIN) == "2027-03-11"

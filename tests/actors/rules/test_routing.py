@@ -1,0 +1,194 @@
+import pytest
+from msgspec.structs import replace
+
+from actors.rules.catalogue import ModelConfig
+from actors.rules.routing import Asked, World, nearest_models, plan
+from protocols.provider import ProviderView
+
+
+def view(name, *models, kind="openai", state="healthy", **more):
+    fields = {"why": None, "local": kind == "ollama", "simulated": False, "billing_on_cancel": "emitted", "needs_key": True}
+    return ProviderView(name=name, kind=kind, host="h", state=state, models=models, **(fields | more))
+
+
+OPENAI = view("openai", "gpt-4o", "gpt-4o-mini")
+CLAUDE = view("anthropic", "opus-4", kind="anthropic")
+OLLAMA = view("ollama", "llama3:8b", kind="ollama")
+SIMULATED = view("sim", "sim", kind="simulated", simulated=True)
+VIEWS = (OPENAI, CLAUDE, OLLAMA, SIMULATED)
+ALIASES = {"claude": "anthropic", "fast": "openai:gpt-4o-mini", "gone": "nowhere:x"}
+RETIRED = {
+    "openai:gpt-3": ModelConfig(retired=True, successor="openai:gpt-4o"),
+    "openai:gpt-2": ModelConfig(retired=True),
+}
+
+
+def planned(views=VIEWS, entries=None, **asked):
+    usual = {"model": None, "provider": None, "allow_fallback": None, "default_model": None}
+    return plan(Asked(**(usual | asked)), World(tuple(views), entries or {}, ALIASES))
+
+
+def targets(made):
+    return [str(target) for target in made.targets]
+
+
+@pytest.mark.parametrize(
+    ("asked", "target", "reason"),
+    [
+        ({"model": "openai:gpt-4o"}, "openai:gpt-4o", "explicit_model"),
+        ({"model": "openai:not-listed"}, "openai:not-listed", "explicit_model"),
+        ({"model": "ollama:llama3:8b"}, "ollama:llama3:8b", "explicit_model"),
+        ({"model": "claude:opus-4"}, "anthropic:opus-4", "explicit_model"),
+        ({"model": "fast"}, "openai:gpt-4o-mini", "explicit_model"),
+        ({"model": "sim:sim"}, "sim:sim", "explicit_model"),
+        ({"model": "gpt-4o", "provider": "openai"}, "openai:gpt-4o", "explicit_model"),
+        ({"model": "openai:gpt-4o", "provider": "openai"}, "openai:gpt-4o", "explicit_model"),
+        ({"model": "llama3:8b", "provider": "ollama"}, "ollama:llama3:8b", "explicit_model"),
+        ({"model": "claude:opus-4", "provider": "anthropic"}, "anthropic:opus-4", "explicit_model"),
+        ({"model": "fast", "provider": "openai"}, "openai:gpt-4o-mini", "explicit_model"),
+        ({"model": "x", "provider": "openai", "default_model": "ollama:y"}, "openai:x", "explicit_model"),
+        ({"provider": "anthropic"}, "anthropic:opus-4", "explicit_provider"),
+        ({"provider": "claude"}, "anthropic:opus-4", "explicit_provider"),
+        ({"provider": "ollama", "default_model": "openai:gpt-4o"}, "ollama:llama3:8b", "explicit_provider"),
+        ({"provider": "sim"}, "sim:sim", "explicit_provider"),
+    ],
+)
+def test_the_explicit_choice_wins_and_has_no_fallback(asked, target, reason):
+    made = planned(**asked)
+    assert (targets(made), made.reason, made.fault) == ([target], reason, None)
+    assert made.steps[-1].value == target
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "message"),
+    [
+        ({"model": "opnai:gpt-4o"}, "unknown_provider", "no provider `opnai`; did you mean `openai`"),
+        ({"model": "zzz:gpt-4o"}, "unknown_provider", "there are: openai, anthropic, ollama, sim"),
+        ({"model": "llama3:8b"}, "unknown_provider", "there is no provider `llama3`"),
+        ({"provider": "cluade"}, "unknown_provider", "did you mean `claude`"),
+        ({"model": "gpt-4o"}, "unknown_model", "write <provider>:<model>, perhaps `openai:gpt-4o`"),
+        ({"model": "opus"}, "unknown_model", "names no provider"),
+        ({"model": "gone"}, "unknown_provider", "no provider `nowhere`"),
+        ({"model": "openai:gpt-4o", "provider": "anthropic"}, "bad_request", "`openai`, `provider` says `anthropic`"),
+        ({"model": "fast", "provider": "claude"}, "bad_request", "leave one of them out"),
+        ({"default_model": "opnai:x"}, "unknown_provider", "no provider `opnai`"),
+    ],
+)
+def test_what_names_nothing_is_refused_with_what_is_near(asked, code, message):
+    made = planned(**asked)
+    assert (made.targets, made.fault.code) == ([], code)
+    assert message in made.fault.message
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("openai:gpt-3", "`openai:gpt-3` is retired; its successor is `openai:gpt-4o`"),
+        ("openai:gpt-2", "`openai:gpt-2` is retired"),
+    ],
+)
+def test_a_retired_model_is_refused_with_its_successor(model, message):
+    made = planned(entries=RETIRED, model=model)
+    assert (made.fault.code, made.fault.message) == ("unknown_model", message)
+    assert made.rejected[0].model == model
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        ("healthy", None),
+        ("degraded", None),
+        ("unknown", None),
+        ("open", "provider_unavailable"),
+        ("rate_limited", "rate_limited"),
+        ("misconfigured", "misconfigured"),
+    ],
+)
+def test_a_provider_that_is_not_available_is_said_and_not_replaced(state, code):
+    made = planned([replace(OPENAI, state=state, why="because", retry_after_s=7.0), CLAUDE], model="openai:gpt-4o")
+    assert (made.fault and made.fault.code) == code
+    if code is not None:
+        assert "because" in made.fault.message
+        assert made.fault.retry_after_s == (None if code == "misconfigured" else 7.0)
+        assert [rejected.code for rejected in made.rejected] == [code]
+
+
+DOWN = replace(OPENAI, state="open")
+LIMITED = replace(OPENAI, state="rate_limited")
+
+
+@pytest.mark.parametrize(
+    ("views", "asked", "found", "reason"),
+    [
+        ((DOWN, CLAUDE), {"default_model": "openai:x"}, ["anthropic:opus-4"], "provider_unhealthy_fallback"),
+        ((LIMITED, CLAUDE), {"default_model": "openai:x"}, ["anthropic:opus-4"], "rate_limited_fallback"),
+        ((DOWN, CLAUDE), {"default_model": "openai:x", "allow_fallback": False}, [], None),
+        ((DOWN, CLAUDE), {"model": "openai:x"}, [], None),
+        ((DOWN, CLAUDE), {"provider": "openai"}, [], None),
+        ((DOWN, CLAUDE), {"model": "openai:x", "allow_fallback": True}, ["anthropic:opus-4"], "provider_unhealthy_fallback"),
+        ((DOWN, CLAUDE), {"provider": "openai", "allow_fallback": True}, ["anthropic:opus-4"], "provider_unhealthy_fallback"),
+        ((DOWN, SIMULATED), {"default_model": "openai:x"}, [], None),
+        (
+            (DOWN, CLAUDE, SIMULATED),
+            {"model": "openai:x", "allow_fallback": True, "default_model": "sim:sim"},
+            ["anthropic:opus-4"],
+            "provider_unhealthy_fallback",
+        ),
+        ((DOWN, CLAUDE), {}, ["anthropic:opus-4"], "first_available"),
+        (
+            (OPENAI, CLAUDE),
+            {"model": "openai:x", "allow_fallback": True, "default_model": "anthropic:y"},
+            ["openai:x", "anthropic:y", "openai:gpt-4o", "anthropic:opus-4"],
+            "explicit_model",
+        ),
+    ],
+)
+def test_a_fallback_is_taken_where_it_is_allowed_and_never_to_a_simulated_model(views, asked, found, reason):
+    made = planned(views, **asked)
+    assert targets(made) == found
+    assert (made.reason if found else None) == reason
+    assert (made.fault is None) == bool(found)
+
+
+@pytest.mark.parametrize(
+    ("views", "entries", "asked", "found", "reason"),
+    [
+        (VIEWS, {}, {"default_model": "ollama:llama3:8b"}, "ollama:llama3:8b", "daemon_default"),
+        (VIEWS, {}, {"default_model": "fast"}, "openai:gpt-4o-mini", "daemon_default"),
+        (VIEWS, {}, {"default_model": "sim:sim"}, "sim:sim", "daemon_default"),
+        (VIEWS, {}, {}, "openai:gpt-4o", "first_available"),
+        ((SIMULATED, CLAUDE), {}, {}, "anthropic:opus-4", "first_available"),
+        ((SIMULATED,), {}, {}, "sim:sim", "first_available"),
+        ((view("empty"), CLAUDE), {}, {}, "anthropic:opus-4", "first_available"),
+        (VIEWS, {"openai:mine": ModelConfig()}, {}, "openai:mine", "first_available"),
+        (VIEWS, {"openai:old": ModelConfig(retired=True)}, {}, "openai:gpt-4o", "first_available"),
+        (VIEWS, {"anthropic:mine": ModelConfig()}, {"provider": "claude"}, "anthropic:mine", "explicit_provider"),
+        (VIEWS, {"openai:gpt-4o": ModelConfig(retired=True)}, {}, "openai:gpt-4o-mini", "first_available"),
+    ],
+)
+def test_without_a_choice_the_default_answers_and_then_the_first_available(views, entries, asked, found, reason):
+    made = planned(views, entries, **asked)
+    assert (targets(made)[0], made.reason) == (found, reason)
+
+
+@pytest.mark.parametrize(
+    ("views", "asked", "message"),
+    [
+        ((), {}, "no provider is configured"),
+        ((view("empty"),), {}, "no provider has listed a model yet"),
+        ((view("empty"),), {"provider": "empty"}, "provider `empty` has listed no models yet"),
+    ],
+)
+def test_with_nothing_to_choose_from_it_says_what_to_do(views, asked, message):
+    made = planned(views, **asked)
+    assert made.fault.code == "no_eligible_model"
+    assert message in made.fault.message
+
+
+def test_no_target_comes_twice():
+    made = planned(allow_fallback=True, model="openai:gpt-4o", default_model="openai:gpt-4o")
+    assert targets(made) == ["openai:gpt-4o", "anthropic:opus-4", "ollama:llama3:8b"]
+
+
+def test_the_nearest_names_are_the_most_alike():
+    assert nearest_models("gpt-4p", ["opus", "gpt-4o", "llama"]) == ["gpt-4o"]

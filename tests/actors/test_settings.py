@@ -1,0 +1,161 @@
+import asyncio
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+from worlds import calm, open_books, rows
+
+from actors.base import Actor, handles
+from actors.settings import check_config
+from actors.supervise import Supervisor
+from protocols.errors import BadRequest
+from protocols.settings import ReadSettings, SettingChanged, SettingsOf, WatchSettings
+
+pytestmark = pytest.mark.anyio
+
+
+class Watcher(Actor):
+    """State: the changes it heard."""
+
+    def __init__(self):
+        super().__init__()
+        self.heard = []
+
+    @handles(SettingChanged)
+    def changed(self, change):
+        self.heard.append((change.owner, change.key, change.own_limits))
+
+
+@pytest.fixture
+async def books(tmp_path):
+    async with open_books(tmp_path, config={"default_max_tokens": 500, "default_model": "openai:gpt-4o"}) as books:
+        yield books
+
+
+@pytest.fixture
+async def watcher(books):
+    async with Supervisor() as actors:
+        ref = await actors.start(Watcher)
+        await books.settings.call(WatchSettings(ref))
+        yield ref.incarnation
+        books.settings.incarnation._watchers.clear()
+
+
+async def shown(books, key, user="ana"):
+    (row,) = [row for row in await books.settings.call(ReadSettings(user)) if row.key == key]
+    return row.value, row.origin
+
+
+async def test_a_users_own_value_comes_before_the_daemons_the_configs_and_the_default(books):
+    key = "default_max_tokens"
+    assert await shown(books, "session.idle_s") == (1800.0, "default")
+    assert await shown(books, key) == (500, "config")
+    await books.change(key, 600, "*")
+    assert await shown(books, key) == (600, "daemon")
+    await books.change(key, 700, "ana")
+    assert await shown(books, key) == (700, "user")
+    assert await shown(books, key, "bob") == (600, "daemon")
+    assert await shown(books, key, "*") == (600, "daemon")
+    await books.change(key, msgspec.UNSET, "ana")
+    await books.change(key, msgspec.UNSET, "*")
+    await books.change(key, msgspec.UNSET, "*")
+    assert await shown(books, key) == (500, "config")
+
+
+async def test_a_setting_of_the_daemon_is_one_for_all(books):
+    await books.change("default_model", "ollama:llama", "daemon")
+    in_force = await books.settings.call(SettingsOf("ana"))
+    assert (in_force.daemon.default_model, in_force.user.default_max_tokens) == ("ollama:llama", 500)
+
+
+async def test_a_row_says_what_the_setting_is_for(books):
+    row = await books.change("month_usd", 5)
+    assert (row.value, row.origin, row.scope) == (5.0, "user", "user")
+    assert "limit a calendar month" in row.description
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("month_us", 5, "there is no setting `month_us`; did you mean `month_usd`"),
+        ("xyzzy", 5, r"there is no setting `xyzzy`; `daemonctl settings show` lists them"),
+        ("month_usd", -1, "`month_usd` can't be -1"),
+        ("month_usd", "much", "`month_usd` can't be 'much'"),
+        ("default_max_tokens", 0, "can't be 0"),
+        ("default_max_tokens", 1.5, "can't be 1.5"),
+        ("session.idle_s", 0, "can't be 0"),
+        ("default_model", 7, "can't be 7"),
+    ],
+)
+async def test_a_wrong_key_or_value_is_refused_and_nothing_is_stored(books, key, value, message):
+    with pytest.raises(BadRequest, match=message):
+        await books.change(key, value)
+    with pytest.raises(BadRequest, match=message):
+        check_config({key: value})
+    assert books.rows("SELECT * FROM settings") == books.rows("SELECT * FROM audit") == []
+
+
+async def test_every_change_is_audited_with_what_was_before(books):
+    await books.change("month_usd", 5)
+    await books.change("month_usd", 7)
+    await books.change("month_usd", msgspec.UNSET)
+    assert books.rows("SELECT actor_uid, user, app, action, subject, before, after FROM audit ORDER BY id") == [
+        (1000, "ana", "test", "settings.set", "ana: month_usd", None, "5.0"),
+        (1000, "ana", "test", "settings.set", "ana: month_usd", "5.0", "7.0"),
+        (1000, "ana", "test", "settings.unset", "ana: month_usd", "7.0", None),
+    ]
+
+
+@pytest.mark.parametrize("values", [(msgspec.UNSET, 5), (5, msgspec.UNSET), (5, msgspec.UNSET, 7)])
+async def test_changes_made_at_once_end_with_the_last_one(books, values):
+    await books.change("month_usd", 3)
+    await asyncio.gather(*[books.change("month_usd", value) for value in values])
+    stored = books.rows("SELECT value FROM settings WHERE key = 'month_usd'")
+    assert stored == ([] if values[-1] is msgspec.UNSET else [(f"{values[-1]}.0",)])
+    assert (await shown(books, "month_usd"))[1] == ("default" if values[-1] is msgspec.UNSET else "user")
+
+
+async def test_values_outlive_a_restart_and_a_crash(tmp_path):
+    async with open_books(tmp_path) as books:
+        await books.change("month_usd", 5)
+    async with open_books(tmp_path) as books:
+        assert await shown(books, "month_usd") == (5.0, "user")
+        books.settings.incarnation.crash(ZeroDivisionError())
+        with capture_logs():
+            assert await shown(books, "month_usd") == (5.0, "user")
+
+
+async def test_watchers_hear_of_changes_and_of_limits(books, watcher):
+    await books.change("default_max_tokens", 9)
+    await books.change("month_usd", 5)
+    await books.change("day_usd", 2, "*")
+    quiet, own, everybody = watcher.heard
+    assert quiet == ("ana", "default_max_tokens", None)
+    assert own[2].by_user == {"*": (None, None), "ana": (5.0, None)}
+    assert everybody[2].by_user == {"*": (None, 2.0), "ana": (5.0, 2.0)}
+
+
+async def test_watchers_still_hear_after_a_crash(books, watcher):
+    books.settings.incarnation.crash(ZeroDivisionError())
+    with capture_logs():
+        await books.change("month_usd", 5)
+    assert [heard[:2] for heard in watcher.heard] == [("ana", "month_usd")]
+
+
+@pytest.mark.parametrize("turns", range(1, 6))
+async def test_a_change_whose_asker_hangs_up_is_the_same_in_memory_and_on_disk(books, watcher, turns, tmp_path):
+    asking = asyncio.get_running_loop().create_task(books.change("month_usd", 5))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait([asking])
+    await books.store.written()
+    await calm()
+    stored = rows(tmp_path, "SELECT owner FROM settings")
+    assert [heard[0] for heard in watcher.heard] == [owner for (owner,) in stored]
+    assert (await shown(books, "month_usd"))[1] == ("user" if stored else "default")
+
+
+async def test_the_actor_tells_its_state(books):
+    await books.change("month_usd", 5)
+    assert repr(books.settings) == "<SettingsActor 1 values of 1 owners>"
