@@ -12,7 +12,7 @@ import inspect
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeVar, cast, final
+from typing import Any, ClassVar, Generic, NoReturn, Self, TypeVar, cast, final
 
 import pykka
 import structlog
@@ -20,9 +20,6 @@ from pykka._envelope import Envelope
 
 from protocols.errors import Busy, Internal, QuorumError, ShuttingDown
 from protocols.request import Request
-
-if TYPE_CHECKING:
-    from actors.supervise import Supervisor
 
 R = TypeVar("R")
 A = TypeVar("A", bound="Actor")
@@ -156,7 +153,7 @@ class Reply(pykka.Future[Any]):
 class Actor(pykka.Actor):
     """An actor on the event loop. Subclasses mark handlers with `@handles` and name their state at the top.
 
-    State of the base: who supervises it, the work it spawned, whether it is in a handler (then a message from inside it must wait
+    State of the base: the work it spawned, whether it is in a handler (then a message from inside it must wait
     in the inbox), and what crashed it.
     """
 
@@ -170,7 +167,6 @@ class Actor(pykka.Actor):
     def __init__(self) -> None:
         super().__init__()
         self.handling = False
-        self._supervisor: Supervisor | None = None
         self._work: set[asyncio.Task[None]] = set()
         self._crash: Exception | None = None
         self._actor_ref = Ref(self)
@@ -280,12 +276,11 @@ class Actor(pykka.Actor):
         for task in self._work:
             task.cancel()
 
-    def adopt(self, ref: Ref[Any], supervisor: Supervisor) -> None:
+    def adopt(self, ref: Ref[Any]) -> None:
         """Takes the place of an earlier incarnation: its ref and its inbox with all that waits."""
         self._actor_ref = ref
         self.actor_inbox = ref.actor_inbox
         self.actor_urn = ref.actor_urn
-        self._supervisor = supervisor
 
 
 class Ref(pykka.ActorRef[A]):

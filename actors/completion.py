@@ -217,6 +217,9 @@ class Completions:
                 return await self._exchange.ask(question, held.progress)
             except UnknownModel as fault:
                 raise _with_nearest(fault, target, run.views) from fault
+            except asyncio.CancelledError as cancelled:
+                held.progress.aborted = True
+                self._interrupt(run, held, cancelled)
 
     def _interrupt(self, run: _Run, held: Held, cancelled: asyncio.CancelledError) -> NoReturn:
         """A cancellation as the fault that it was: the client's, the deadline's, the shutdown's."""

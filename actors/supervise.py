@@ -95,7 +95,7 @@ class Supervisor:
                     return
 
     async def _one_life(self, ref: Ref[A], actor: A, opened: asyncio.Future[None]) -> None:
-        actor.adopt(ref, self)
+        actor.adopt(ref)
         try:
             await actor.opening()
             ref.incarnation = actor

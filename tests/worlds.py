@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import simulated_provider
 
 from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import MICRO, Clock, Ids, parse_rfc3339
 from actors.ledger import Ledger, last_id, recovered
+from actors.provider import Source
+from actors.providers.transport import Endpoint
 from actors.rules.admission import Limit, Limits
 from actors.rules.periods import local_date
 from actors.settings import SettingsActor
@@ -22,7 +25,9 @@ from actors.store.sqlite import Store, open_store
 from actors.supervise import Supervisor
 from protocols.budget import ReadBooks, Reserve, Settle, Standing
 from protocols.chat import TokenCount
+from protocols.dialects import DIALECTS
 from protocols.money import NanoUSD
+from protocols.provider import AttemptEnded, Outcome, ProviderConfig
 from protocols.settings import ChangeSetting
 from protocols.usage import AttemptEnd, AttemptStart, ScopeSpend
 
@@ -232,3 +237,18 @@ async def open_books(
                 yield Books(folder, clock, store, actors, dispatched, (settings, ledger, budget), ids)
         finally:
             await store.close()
+
+
+def source_of(provider: simulated_provider.Provider, name: str = "sim", key: str = "", **config: Any) -> Source:
+    """The simulated provider as the config would name it."""
+    headers = (("authorization", f"Bearer {key}"),) if key else ()
+    endpoint = Endpoint(provider.base_url(), headers)
+    return Source(
+        name, ProviderConfig(kind="simulated", **config), endpoint, DIALECTS["openai"], True, True, "emitted"
+    )
+
+
+def ended(outcome: Outcome = "ok", probe: int = 0, **fields: Any) -> AttemptEnded:
+    """A leased attempt that is over."""
+    usual: dict[str, Any] = {"why": outcome, "latency_s": 0.1, "first_token_s": None, "retry_after_s": None}
+    return AttemptEnded(outcome, probe=probe, **(usual | fields))

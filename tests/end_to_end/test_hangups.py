@@ -180,7 +180,7 @@ def test_a_deadline_ends_the_call_in_time_and_charges_what_was_emitted(name, wai
         *items, fault = lines.until_end_of(1)
         took = time.time() - began
     text = "".join(item["value"]["text"] for item in items)
-    row = settled(daemon, "cancelled")
+    row = settled(daemon, "deadline")
     assert (fault["code"], fault["detail"]) == ("deadline", {"partial": text, "usage_id": row["id"]})
     assert waits <= took < waits + WITHIN_S
     lost_its_reader(upstream, began + waits)
@@ -240,7 +240,7 @@ def test_sigterm_with_little_time_to_drain_ends_the_call_settles_and_exits_0(nam
     assert (fault["t"], fault["code"], fault["detail"]["partial"]) == ("fault", "shutting_down", text)
     lost_its_reader(upstream, gone + 0.2)
     daemon.start()
-    row = settled(daemon, "cancelled")
+    row = settled(daemon, "shutting_down")
     assert fault["detail"]["usage_id"] == row["id"]
     if name == SLOW:
         charged_in_part(daemon, row, len(text))
@@ -283,7 +283,7 @@ def test_a_second_sigterm_cancels_at_once_and_still_settles(name, daemon, upstre
     text += "".join(item["value"]["text"] for item in items)
     assert (fault["code"], fault["detail"]["partial"]) == ("shutting_down", text)
     daemon.start()
-    row = settled(daemon, "cancelled")
+    row = settled(daemon, "shutting_down")
     assert row["id"] == fault["detail"]["usage_id"]
 
 
@@ -301,9 +301,9 @@ def test_signals_in_a_storm_still_settle_and_exit_0(daemon, upstream):
             daemon.signal()
     assert daemon.wait() == 0
     daemon.start()
-    settled(daemon, "cancelled")
+    settled(daemon, "shutting_down")
     newest = daemon.database("SELECT status, cost_source FROM usage ORDER BY id DESC LIMIT 20")
-    assert newest == [{"status": "cancelled", "cost_source": "estimated"}] * 20
+    assert newest == [{"status": "shutting_down", "cost_source": "estimated"}] * 20
 
 
 def test_the_end_of_input_alone_is_no_hang_up(daemon, upstream):

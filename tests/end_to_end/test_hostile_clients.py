@@ -279,23 +279,19 @@ class TestSlow:
         assert frames_of(heard)[-1].code == "protocol"
         assert time.monotonic() - began < STALL_S * 4
 
-    def test_one_that_never_reads_64_streams_costs_little_memory_and_is_cut(self, daemon):
-        model = "sim:" + simulated_provider.model(chunks=250, text="0123456789" * 5000)
+    def test_one_that_never_reads_64_streams_is_cut_and_memory_does_not_grow(self, daemon):
+        """The first round shows what 64 streams cost at all, connections to the provider above all."""
+        model = "sim:" + simulated_provider.model(chunks=250, text="0123456789" * 500)
         params = {"messages": PLEASE, "model": model, "stream": True, "max_tokens": 10**6}
         calls = [{"t": "call", "id": n, "method": "chat", "params": params} for n in range(64)]
-        with (
-            daemon.json_lines() as lines
-        ):  # what 64 streams to a client that reads cost, the connections to the provider above all
-            lines.send(*calls)
-            ends = 0
-            while ends < len(calls):
-                ends += lines.hear()["t"] == "done"
-        before = memory_kb(daemon)
-        with raw(daemon) as one:
-            one.sendall(lined(*calls))
-            eventually(lambda: '"stalled_client_cut"' in daemon.log_text(), "the client is cut")
-            assert memory_kb(daemon) - before < 30_000
-        eventually(lambda: daemon.call("status")["connections"] == 1, "it is gone")
+        used = []
+        for _ in range(2):
+            cut = daemon.log_text().count('"stalled_client_cut"')
+            with raw(daemon) as one:
+                one.sendall(lined(*calls))
+                eventually(lambda: daemon.log_text().count('"stalled_client_cut"') > cut, "the client is cut")  # noqa: B023  awaited at once
+                used.append(memory_kb(daemon))
+        assert used[1] - used[0] < 15_000
 
     def test_a_slow_reader_gets_fewer_pieces_and_the_whole_text(self, daemon):
         """It begins to read when all is answered: until then what does not fit the socket is merged."""
