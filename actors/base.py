@@ -381,7 +381,15 @@ def _lasting(work: Awaitable[R]) -> asyncio.Future[R]:
     """Work that goes on when its waiter is cancelled. A bare future has its work elsewhere; a coroutine gets a task."""
     if isinstance(work, asyncio.Future):
         return work
-    return asyncio.shield(asyncio.get_running_loop().create_task(_awaited(work)))
+    task = asyncio.get_running_loop().create_task(_awaited(work))
+    task.add_done_callback(_seen)
+    return asyncio.shield(task)
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Its failure is no news when its waiter has gone."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _awaited(work: Awaitable[R]) -> R:

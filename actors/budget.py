@@ -35,6 +35,9 @@ from protocols.usage import ScopeSpend
 RETRY_AFTER_S = 1.0
 """When to come back after `budget_held`: holds live as long as answers take, mostly seconds."""
 
+POSTINGS = 10_000
+"""Combinations of user, app and provider whose accounts are looked up once."""
+
 log = structlog.get_logger("budget")
 
 
@@ -182,6 +185,8 @@ class BudgetActor(Actor):
         key = (user, app, provider)
         posting = self._postings.get(key)
         if posting is None:
+            if len(self._postings) >= POSTINGS:  # names are the clients' own words
+                self._postings.clear()
             posting = self._postings[key] = self._new_posting(accounts_of(scopes_of(user, app, provider), self._spans))
         return posting
 

@@ -64,6 +64,8 @@ class ProviderPool(Actor):
     @handles(ViewChanged)
     def view_changed(self, changed: ViewChanged) -> None:
         """Shows a provider as it is now."""
+        if self._views.get(changed.view.name) == changed.view:
+            return
         self._views[changed.view.name] = changed.view
         self._shown = tuple(self._views[s.name] for s in self._sources if s.name in self._views)
         if any(view.models for view in self._shown):

@@ -58,7 +58,7 @@ class Source(Struct, frozen=True):
 class ProviderActor(Actor):
     """Knows how one provider is.
 
-    State: breaker, rate limits, attempts in flight, averages, models listed, and since when it last proved its health.
+    State: breaker, rate limits, attempts in flight, averages, models listed, when it last proved its health, and what it last showed.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class ProviderActor(Actor):
         self._buckets = _buckets(source.config, clock.monotonic())
         self._record = _Record(why=source.misconfigured)
         self._models: tuple[str, ...] = ()
+        self._shown: tuple[State, tuple[str, ...]] = ("unknown", ())
 
     def __repr__(self) -> str:
         return f"<ProviderActor {self._source.name} {self._state()}, {self._record.in_flight} in flight>"
@@ -135,7 +136,6 @@ class ProviderActor(Actor):
     @handles(AttemptEnded)
     def attempt_ended(self, ended: AttemptEnded) -> None:
         """Takes an attempt's result into the record."""
-        before = self._state()
         record = self._record
         record.in_flight = max(record.in_flight - 1, 0)  # 0 after a restart that forgot attempts under way
         record.calls += 1
@@ -146,18 +146,15 @@ class ProviderActor(Actor):
                 record.first_token_s = _averaged(record.first_token_s, ended.first_token_s)
         elif ended.outcome in {"transport", "server", "rate_limited", "auth"}:
             record.errors += 1
-        if self._state() != before:
-            self._show()
+        self._show_if_changed()
 
     @handles(ModelsListed)
     def models_listed(self, found: ModelsListed) -> None:
         """Takes a health probe's result."""
-        before = (self._state(), self._models)
         self._judge(found.outcome, found.probe, found.why, found.retry_after_s)
         if found.models is not None:
             self._models = found.models
-        if (self._state(), self._models) != before:
-            self._show()
+        self._show_if_changed()
 
     def _judge(self, outcome: Outcome, probe: int, why: str, retry_after_s: float | None) -> None:
         now = self._clock.monotonic()
@@ -225,8 +222,13 @@ class ProviderActor(Actor):
         waits = (self._limited_until - now, self._breaker.wait_s(now) or 0.0)
         return round(max(waits), 3) if max(waits) > 0 else None
 
+    def _show_if_changed(self) -> None:
+        if (self._state(), self._models) != self._shown:
+            self._show()
+
     def _show(self) -> None:
         source = self._source
+        self._shown = (self._state(), self._models)
         self._tell_view(
             ViewChanged(
                 ProviderView(
@@ -256,11 +258,10 @@ class ProviderActor(Actor):
         await self._look()
 
     async def _look(self) -> None:
+        self._show()  # a wait may be over
         if self._probe_is_due():
             self._breaker = begun(self._breaker)
             self.ref.tell(await self._probe(self._breaker.probe))
-        else:
-            self._show()
 
     def _probe_is_due(self) -> bool:
         """Not while live traffic proves health, nor while the provider asked to wait or an attempt is the probe."""

@@ -89,7 +89,7 @@ class SettingsActor(Actor):
     @handles(ChangeSetting)
     def change(self, request: ChangeSetting) -> Wait[SettingRow]:
         """Checks, then stores the value and an audit row in one transaction; it holds from then on."""
-        key, owner = request.key, request.owner
+        key = request.key
         check_key(key)
         value = request.value if request.value is UNSET else _checked(key, request.value)
         return Wait(self._store_change(request, value))

@@ -104,7 +104,7 @@ async def calm() -> None:
 async def until(true: Any, within_s: float = 5.0) -> None:
     """Gives way to other tasks, threads and processes until `true()` is."""
     with anyio.fail_after(within_s):
-        while not true():
+        while not true():  # noqa: ASYNC110  other processes and threads set no event
             await asyncio.sleep(0.001)
 
 
@@ -134,7 +134,9 @@ class Books:
         known = {"call_id": self.ids.next(), "usage_id": self.ids.next(), "created_at": self.clock.now_us()} | fields
         return attempt_start(user=user, app=app, provider=provider, **known)
 
-    async def reserve(self, amount: int | None, user: str = "ana", app: str = "editor", provider: str = "openai") -> str:
+    async def reserve(
+        self, amount: int | None, user: str = "ana", app: str = "editor", provider: str = "openai"
+    ) -> str:
         """Takes a hold and gives its usage id."""
         start = self.start(user, app, provider)
         await self.budget.call(Reserve(start, None if amount is None else NanoUSD(amount)))
@@ -244,7 +246,13 @@ def source_of(provider: simulated_provider.Provider, name: str = "sim", key: str
     headers = (("authorization", f"Bearer {key}"),) if key else ()
     endpoint = Endpoint(provider.base_url(), headers)
     return Source(
-        name, ProviderConfig(kind="simulated", **config), endpoint, DIALECTS["openai"], True, True, "emitted"
+        name=name,
+        config=ProviderConfig(kind="simulated", **config),
+        endpoint=endpoint,
+        dialect=DIALECTS["openai"],
+        local=True,
+        simulated=True,
+        billing_on_cancel="emitted",
     )
 
 

@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
     bytes of a body; how many exchanges began on it, and when the last ended (loop time, seconds).
     """
 
-    __slots__ = ("_answer", "_framing", "_transport", "alive", "exchanges", "idle_since", "loop", "parser")
+    __slots__ = ("_answer", "_framing", "_loop", "_transport", "alive", "exchanges", "idle_since", "parser")
 
     parser: HttpResponseParser
 
@@ -163,7 +163,14 @@ class Connection(asyncio.Protocol):
         self._answer: Answer | None = None
         self._framing = 0
         self._transport: asyncio.Transport
-        self.loop = asyncio.get_running_loop()  # kept: each look-up is a system call
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop it lives on; kept, since each look-up is a system call."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def __repr__(self) -> str:
         state = "closed" if not self.alive else "idle" if self._answer is None else "in use"

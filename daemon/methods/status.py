@@ -65,5 +65,7 @@ def _warnings(world: World, providers: list[ProviderStatus]) -> list[str]:
     found += [
         f"provider {p.name} is {p.state}: {p.why or 'see the log'}" for p in providers if p.state not in AVAILABLE
     ]
-    found += [f"{ref.name} was restarted {ref.restarts} times" for ref in world.supervisor.refs if ref.restarts]
+    # Not the sessions: their names are users, and this is for everybody's eyes.
+    actors = [ref for ref in world.supervisor.refs if ref.actor_class is not SessionContext]
+    found += [f"{ref.name} was restarted {ref.restarts} times" for ref in actors if ref.restarts]
     return found

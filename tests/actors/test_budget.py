@@ -64,7 +64,9 @@ async def balanced(books):
     verdict = await books.ledger.call(Verify())
     assert verdict.problems == []
     in_memory = books.budget.incarnation._balances
-    for scope, period, starts_at, spent, held in books.rows("SELECT scope, period, starts_at, spent, held FROM accounts"):
+    for scope, period, starts_at, spent, held in books.rows(
+        "SELECT scope, period, starts_at, spent, held FROM accounts"
+    ):
         for account, balance in in_memory.items():
             if (account.scope, account.period, account.starts_at) == (scope, period, starts_at):
                 assert (balance.spent, balance.held) == (spent, held)
@@ -162,7 +164,11 @@ async def test_of_two_calls_at_once_with_room_for_one_exactly_one_is_admitted(op
 
 @pytest.mark.parametrize(
     ("limits", "refused"),
-    [(Limits(daemon=month(10)), True), (Limits(apps={"editor": month(day=0)}), True), (Limits(apps={"x": month(1)}), False)],
+    [
+        (Limits(daemon=month(10)), True),
+        (Limits(apps={"editor": month(day=0)}), True),
+        (Limits(apps={"x": month(1)}), False),
+    ],
 )
 async def test_a_model_without_a_price_is_refused_below_a_limit_alone(opened, limits, refused):
     async with opened(limits) as books:
@@ -470,7 +476,8 @@ async def test_a_settlement_that_crashes_the_ledger_can_be_made_again(opened):
 
 
 @pytest.mark.parametrize(
-    ("sent", "boot", "spent"), [(False, "boot 1", 20), (True, "boot 1", 50), (False, "boot 2", 50), (True, "boot 2", 50)]
+    ("sent", "boot", "spent"),
+    [(False, "boot 1", 20), (True, "boot 1", 50), (False, "boot 2", 50), (True, "boot 2", 50)],
 )
 async def test_after_a_restart_spend_is_known_and_unknown_is_spent(opened, tmp_path, sent, boot, spent):
     async with opened() as books:

@@ -116,13 +116,15 @@ async def test_the_journal_is_append_only(books, tmp_path, sql):
     ("sql", "problem"),
     [
         ("UPDATE accounts SET spent = 8 WHERE scope = 'daemon'", "daemon month from 1000: balance says spent 8"),
-        ("UPDATE accounts SET held = 1 WHERE scope = 'user:ana'", "user:ana month from 1000: balance says spent 7, held 1"),
+        (
+            "UPDATE accounts SET held = 1 WHERE scope = 'user:ana'",
+            "user:ana month from 1000: balance says spent 7, held 1",
+        ),
         ("DELETE FROM usage", "the journal holds 0 and spent 7, its usage row cost None"),
         ("UPDATE usage SET cost = 6", "the journal holds 0 and spent 7, its usage row cost 6"),
         ("UPDATE usage SET cost = 6", "usage rows cost 6 together, the journal spent 7"),
         (
-            "INSERT INTO holds SELECT 'x', call_id, user, app, NULL, NULL, provider, model, endpoint, reason, 0, 5, 1, 'held'"
-            " FROM usage",
+            "INSERT INTO holds SELECT 'x', call_id, user, app, NULL, NULL, provider, model, '', '', 0, 5, 1, 'held' FROM usage",
             "open holds are 5 together, the journal holds 0",
         ),
     ],
@@ -165,7 +167,12 @@ async def test_a_hold_of_a_dead_process_is_void_or_spent(books, sent, status, co
 async def test_open_holds_are_listed_for_people(books):
     usage_id = await books.reserve(10)
     (row,) = (await books.ledger.call(ReadHolds())).holds
-    assert (row.usage_id, row.scope, row.state, row.created_at) == (usage_id, "user:ana", "held", "2027-03-10T12:00:00.000Z")
+    assert (row.usage_id, row.scope, row.state, row.created_at) == (
+        usage_id,
+        "user:ana",
+        "held",
+        "2027-03-10T12:00:00.000Z",
+    )
 
 
 async def test_the_mark_of_a_request_that_left_is_cleared_by_its_settlement(books):

@@ -128,7 +128,7 @@ class Play:
         task.add_done_callback(self.running.discard)
         return task
 
-    async def step(self, step):
+    async def step(self, step):  # noqa: C901  a flat table
         match step:
             case ("reserve", who, amount):
                 self.at_once(self.reserve(who, amount))
@@ -223,7 +223,12 @@ def runner():
 
 
 @settings(
-    max_examples=100, phases=[Phase.explicit, Phase.generate], deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=100,
+    phases=[Phase.explicit, Phase.generate],
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
 )
 @given(steps=st.lists(STEP, min_size=30, max_size=40))
 def test_at_every_commit_the_limits_hold_and_the_books_balance(runner, steps):

@@ -50,7 +50,7 @@ async def pool(actors, transport, simulated):
 
 async def healthy(pool, count):
     async with asyncio.timeout(5):
-        while sum(view.state == "healthy" for view in await pool.call(ReadViews())) != count:
+        while sum(view.state == "healthy" for view in await pool.call(ReadViews())) != count:  # noqa: ASYNC110  it sets no event
             await asyncio.sleep(0.001)
 
 

@@ -6,8 +6,25 @@ from actors.rules.pricing import FREE, Price
 from protocols.provider import ProviderView
 
 KNOWN = Price(input=2_500_000, output=10_000_000, version="book")
-OPENAI = ProviderView("openai", "openai", "api.openai.com", "healthy", None, False, False, "emitted", True, ("gpt-4o", "new"))
-OLLAMA = ProviderView("ollama", "ollama", "localhost", "healthy", None, True, False, "emitted", False, ("llama3:8b",))
+
+
+def view(name, host, *models, local):
+    return ProviderView(
+        name=name,
+        kind=name,
+        host=host,
+        state="healthy",
+        why=None,
+        local=local,
+        simulated=False,
+        billing_on_cancel="emitted",
+        needs_key=not local,
+        models=models,
+    )
+
+
+OPENAI = view("openai", "api.openai.com", "gpt-4o", "new", local=False)
+OLLAMA = view("ollama", "localhost", "llama3:8b", local=True)
 
 
 class Book:
@@ -41,7 +58,12 @@ class Book:
         (OPENAI, "gpt-4o", {"local": True}, FREE),
         (OLLAMA, "llama3:8b", {}, FREE),
         (OLLAMA, "llama3:8b", {"local": False}, None),
-        (OLLAMA, "cloud", {"local": False, "input_usd_per_mtok": 1.0, "output_usd_per_mtok": 2.0}, (1_000_000, 2_000_000)),
+        (
+            OLLAMA,
+            "cloud",
+            {"local": False, "input_usd_per_mtok": 1.0, "output_usd_per_mtok": 2.0},
+            (1_000_000, 2_000_000),
+        ),
     ],
 )
 def test_a_price_is_the_configs_over_the_books_and_local_is_free(view, model, entry, price):
@@ -77,7 +99,12 @@ def test_every_model_that_is_listed_or_named_has_a_row_in_config_order():
     assert (known.input_usd_per_mtok, known.output_usd_per_mtok, known.context_tokens) == (2.5, 10.0, 128_000)
     assert (known.source, known.needs_key, known.available, known.why_not) == ("provider", True, True, None)
     special = infos["openai:special"]
-    assert (special.source, special.quality, special.strengths, special.context_tokens) == ("config", 9.0, ["coding"], 5)
+    assert (special.source, special.quality, special.strengths, special.context_tokens) == (
+        "config",
+        9.0,
+        ["coding"],
+        5,
+    )
     assert special.input_usd_per_mtok is None
     assert (infos["ollama:old"].available, infos["ollama:old"].why_not) == (False, "retired")
     assert (infos["ollama:llama3:8b"].available, infos["ollama:llama3:8b"].why_not) == (False, "refused")

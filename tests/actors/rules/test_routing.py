@@ -7,7 +7,13 @@ from protocols.provider import ProviderView
 
 
 def view(name, *models, kind="openai", state="healthy", **more):
-    fields = {"why": None, "local": kind == "ollama", "simulated": False, "billing_on_cancel": "emitted", "needs_key": True}
+    fields = {
+        "why": None,
+        "local": kind == "ollama",
+        "simulated": False,
+        "billing_on_cancel": "emitted",
+        "needs_key": True,
+    }
     return ProviderView(name=name, kind=kind, host="h", state=state, models=models, **(fields | more))
 
 
@@ -125,8 +131,18 @@ LIMITED = replace(OPENAI, state="rate_limited")
         ((DOWN, CLAUDE), {"default_model": "openai:x", "allow_fallback": False}, [], None),
         ((DOWN, CLAUDE), {"model": "openai:x"}, [], None),
         ((DOWN, CLAUDE), {"provider": "openai"}, [], None),
-        ((DOWN, CLAUDE), {"model": "openai:x", "allow_fallback": True}, ["anthropic:opus-4"], "provider_unhealthy_fallback"),
-        ((DOWN, CLAUDE), {"provider": "openai", "allow_fallback": True}, ["anthropic:opus-4"], "provider_unhealthy_fallback"),
+        (
+            (DOWN, CLAUDE),
+            {"model": "openai:x", "allow_fallback": True},
+            ["anthropic:opus-4"],
+            "provider_unhealthy_fallback",
+        ),
+        (
+            (DOWN, CLAUDE),
+            {"provider": "openai", "allow_fallback": True},
+            ["anthropic:opus-4"],
+            "provider_unhealthy_fallback",
+        ),
         ((DOWN, SIMULATED), {"default_model": "openai:x"}, [], None),
         (
             (DOWN, CLAUDE, SIMULATED),

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from worlds import open_books, rows
@@ -25,7 +26,7 @@ time.sleep(60)
 def killed(path, boot, *marks):
     """A process that opens the marks and is killed; what it found."""
     command = [sys.executable, "-c", CHILD, str(path), boot, *marks]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.getcwd()}) as child:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(Path.cwd())}) as child:
         said = child.stdout.readline().decode().strip()
         child.send_signal(signal.SIGKILL)
     return said

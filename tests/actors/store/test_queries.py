@@ -25,7 +25,7 @@ def test_every_statement_fits_the_schema():
         for step in migrations():
             database.executescript(step)
         for statement in (*load("ledger").values(), *load("settings").values()):
-            named = {name: None for name in ("before", "since", "until", "user", "app", "model", "task", "conversation")}
+            named = dict.fromkeys(("before", "since", "until", "user", "app", "model", "task", "conversation"))
             values = named | {"last": 1, "by": "day"} if ":" in statement else [None] * statement.count("?")
             if "?1" in statement:
                 values = [None, None, None]
