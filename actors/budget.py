@@ -15,6 +15,7 @@ from actors.ledger import Ledger
 from actors.rules.admission import Limit, Limits, Refusal, account_name, accounts_of, limit_of, refusal, scopes_of
 from actors.rules.periods import Span, span_of
 from actors.settings import SettingsActor
+from actors.store.sqlite import Commit
 from protocols.budget import (
     Account,
     Balance,
@@ -101,13 +102,13 @@ class BudgetActor(Actor):
         if refused is not None:
             raise self._fault(refused, amount)
         hold = OpenHold(start, amount, posting.accounts)
-        posted = self._ledger.deliver(
-            PostHold(start, amount, posting.accounts)
-        )  # first: if it raises, nothing is promised
+        # First: if it raises, nothing is promised.
+        posted = self._ledger.deliver(PostHold(start, amount, posting.accounts))
         for balance in posting.balances:
             balance.held += amount
         self._open[start.usage_id] = _Hold(hold, posted)
-        return Wait(self._durable(hold, posted))
+        # A commit refuses to be cancelled; a hold that waits in the ledger's inbox has none yet, and must tell what became of it.
+        return Wait(self._durable(hold, posted if isinstance(posted, Commit) else asyncio.shield(posted)))
 
     async def _durable(self, hold: OpenHold, posted: asyncio.Future[None]) -> None:
         try:

@@ -356,6 +356,23 @@ async def test_a_caller_that_is_cancelled_while_the_hold_is_written_gives_it_bac
         await books.reserve(100)
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_caller_that_is_cancelled_while_the_ledger_restarts_gives_its_hold_back(opened, turns):
+    async with opened() as books:
+        books.ledger.incarnation.crash(ZeroDivisionError())
+        start = books.start()
+        with capture_logs():
+            asking = asyncio.get_running_loop().create_task(books.budget.call(Reserve(start, 90)))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking])
+            await books.budget.deliver(Settle(start.usage_id, attempt_end(0, status="cancelled")))
+        assert await books.spent_and_held("daemon") == (0, 0)
+        await balanced(books)
+        await books.reserve(100)
+
+
 @asynccontextmanager
 async def full_disk(books, monkeypatch):
     """Every commit finds the disk full, as SQLite says it."""

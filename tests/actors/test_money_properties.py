@@ -105,6 +105,7 @@ class Play:
         self.exits = AsyncExitStack()
         self.holds = []
         self.running = set()
+        self.failed = []
 
     async def open(self):
         books = open_books(
@@ -118,15 +119,19 @@ class Play:
 
     async def rest(self):
         while self.running:
-            for ended in await asyncio.gather(*self.running, return_exceptions=True):
-                if isinstance(ended, Exception):
-                    raise ended
+            await asyncio.wait(self.running)
+        assert self.failed == []
 
     def at_once(self, work):
         task = asyncio.get_running_loop().create_task(work)
         self.running.add(task)
-        task.add_done_callback(self.running.discard)
+        task.add_done_callback(self.ended)
         return task
+
+    def ended(self, task):
+        self.running.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.failed.append(task.exception())
 
     async def step(self, step):  # noqa: C901  a flat table
         match step:
@@ -136,6 +141,10 @@ class Play:
                 task = self.at_once(self.reserve(who, amount))
                 for _ in range(turns):
                     await asyncio.sleep(0)
+                if turns:
+                    task.add_done_callback(
+                        lambda task: self.failed.append("cancelled twice") if task.cancelled() else None
+                    )
                 task.cancel()
             case ("settle", which, share) if self.holds:
                 usage_id, amount = self.holds.pop(which % len(self.holds))

@@ -140,6 +140,7 @@ async def test_closing_answers_those_whose_commit_is_under_way(tmp_path, commits
         await until(lambda: commits)
         assert not store._waiting
     assert future.done()
+    assert future.exception() is None
     assert stored(tmp_path) == [1]
 
 
