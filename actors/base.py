@@ -73,6 +73,10 @@ class Inbox:
         """Adds a message. Raises Busy when the inbox is full."""
         if len(self.queue) >= INBOX_LIMIT:
             raise Busy(f"{len(self.queue)} messages wait already; try again in a second", retry_after_s=1.0)
+        self.push(envelope)
+
+    def push(self, envelope: Envelope[Any]) -> None:
+        """Adds a message although the inbox may be full."""
         self.queue.append(envelope)
         self.wake()
 
@@ -324,8 +328,12 @@ class Ref(pykka.ActorRef[A]):
         if actor is not None and not actor.handling and not self._queue:
             answer = actor.answer(message)
             return _lasting(answer.awaitable) if isinstance(answer, Wait) else _ready(answer)
-        reply = self._queued(message)
+        if not self.is_alive():
+            raise self._gone()
+        reply = Reply()
         reply.wanted = True
+        # Whatever the inbox's bound says: who delivers has work in its hands that must not be lost.
+        cast("Inbox", self.actor_inbox).push(Envelope(message, reply_to=reply))
         return _lasting(_unwrap(reply))
 
     def tell(self, message: Request[None]) -> None:

@@ -105,6 +105,7 @@ class Completions:
         self._prices_known = prices_known
         self._clock = clock
         self._ids = ids
+        self._log = log.bind()  # the logger itself, not the proxy that looks for it at each line
         self._views: tuple[ProviderView, ...] = ()
         self._plans: dict[Asked, Plan] = {}
 
@@ -246,7 +247,7 @@ class Completions:
         if error is not None:
             attempt.code = error.code
         run.attempts.append(attempt)
-        log.info(
+        self._log.info(
             "attempt",
             call_id=run.call_id,
             usage_id=held.usage_id,

@@ -44,8 +44,8 @@ class Exchange:
         """The answer; `progress` says at any time how far it has come. Raises QuorumError."""
 
         def sent() -> None:
-            progress.sent = True
             self._dispatched.mark(question.usage_id)
+            progress.sent = True
 
         source, streamed = question.source, question.emit is not None
         whole_s = source.config.timeout_s

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from actors.base import Actor, Ref, Wait, handles
 from actors.clock import Clock, rfc3339
 from actors.settings import SettingsActor
 from actors.supervise import Supervisor
+from protocols.errors import ShuttingDown
 from protocols.session import CloseSession, Describe, ListSessions, OpenSession, Prefer, Preferences, SessionRow, Spent
 from protocols.settings import SettingChanged, SettingsInForce, SettingsOf, WatchSettings
 
@@ -135,7 +138,11 @@ class Sessions(Actor):
         return Wait(self._rows())
 
     async def _rows(self) -> list[SessionRow]:
-        return [await ref.call(Describe()) for ref in list(self._live.values())]
+        rows = []
+        for ref in list(self._live.values()):
+            with suppress(ShuttingDown):  # closed while we asked the others
+                rows.append(await ref.call(Describe()))
+        return rows
 
     async def _sweep(self) -> None:
         while True:

@@ -88,35 +88,37 @@ def configure(stream: TextIO | None = None) -> Lines:
         cache_logger_on_first_use=True,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=lambda *_: lines,
-        processors=[_Stamp(), *(_json_processors() if as_json else _text_processors())],
+        processors=[_JsonLine()] if as_json else _text_processors(),
     )
     root = logging.getLogger()
     root.handlers[:] = [_FromStdlib(logging.WARNING)]
     return lines
 
 
-def _json_processors() -> list[Any]:
-    exceptions = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
-    return [exceptions, _json_line]
-
-
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
 
 
-def _json_line(_: Any, level: str, event: Any) -> bytes:
-    try:
-        return _encode(event)
-    except (
-        UnicodeEncodeError,
-        TypeError,
-        RecursionError,
-    ):  # a name of a file may be no text; its line must not stop a call
-        return _encode({"event": ascii(event), "at": event["at"], "level": level})
+class _JsonLine:
+    """An event as a line of JSON, in one step: every call logs one."""
+
+    def __init__(self) -> None:
+        self._stamp = _Stamp()
+        self._with_exception = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
+
+    def __call__(self, logger: Any, level: str, event: Any) -> bytes:
+        self._stamp(logger, level, event)
+        if "exc_info" in event:
+            event = self._with_exception(logger, level, event)
+        try:
+            return _encode(event)
+        except (UnicodeEncodeError, TypeError, RecursionError):
+            # The name of a file may be no text; its line must not stop a call.
+            return _encode({"event": ascii(event), "at": event["at"], "level": level})
 
 
 def _text_processors() -> list[Any]:
     console = structlog.dev.ConsoleRenderer(timestamp_key="at", exception_formatter=_printable_traceback, colors=True)
-    return [_printable_values, lambda logger, level, event: str(console(logger, level, event)).encode()]
+    return [_Stamp(), _printable_values, lambda logger, level, event: str(console(logger, level, event)).encode()]
 
 
 def _printable_values(_: Any, __: str, event: Any) -> Any:

@@ -89,15 +89,17 @@ def prompt_upper_bound(chat: Chat, factor_milli: int, model: str = "") -> int:
     tokens = CHAT_TOKENS + MESSAGE_TOKENS * len(chat.messages)
     weight = 0
     images = 0
+    texts = []
     for message in chat.messages:
         if isinstance(message.content, str):
-            weight += _weight(message.content)
+            texts.append(message.content)
         elif message.content is not None:
-            weight += _weight(message.text())
+            texts.append(message.text())
             images += _image_tokens(message, model)
         if message.role == "tool" or message.name or message.tool_calls:
             tokens += TOOL_TOKENS * (1 + len(message.tool_calls or ()))
             weight += sum(map(_weight, _small_texts(message)))
+    weight += _weight("".join(texts))  # together: a pass over many short ones costs more than over one long one
     if chat.tools or isinstance(chat.response_format, JsonSchemaFormat):
         tokens += TOOLS_TOKENS + TOOL_TOKENS * len(chat.tools or ())
         weight += sum(map(_weight, _schema_texts(chat)))

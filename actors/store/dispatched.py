@@ -12,6 +12,8 @@ import secrets
 from pathlib import Path
 from typing import Self
 
+from protocols.errors import Busy
+
 _SLOT = 16
 _HEADER = 64
 _SLOTS = 16_384
@@ -36,9 +38,11 @@ class Dispatched:
         self._memory[:_SIZE] = self._boot_id.encode().ljust(_HEADER, b"\0")[:_HEADER] + bytes(_SIZE - _HEADER)
 
     def mark(self, usage_id: str) -> None:
-        """The request is about to leave. Marking twice is one mark."""
+        """The request is about to leave. Marking twice is one mark. Raises Busy when no mark is free."""
         if usage_id in self._slot_of:
             return
+        if not self._free:
+            raise Busy(f"{_SLOTS} requests are under way at once; try again in a second", retry_after_s=1.0)
         slot = self._free.pop()
         self._slot_of[usage_id] = slot
         start = _HEADER + slot * _SLOT

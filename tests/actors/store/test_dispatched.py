@@ -8,6 +8,7 @@ import pytest
 from worlds import open_books, rows
 
 from actors.store.dispatched import boot_id, open_dispatched
+from protocols.errors import Busy
 
 CHILD = """
 import os, sys, time
@@ -94,7 +95,7 @@ def test_slots_are_used_again_and_a_full_table_has_no_room(path):
                 marks.mark(name)
             marks.mark(names[0])
             assert marks.room == 0
-            with pytest.raises(IndexError):
+            with pytest.raises(Busy):
                 marks.mark("one more")
             for name in names:
                 assert name in marks
