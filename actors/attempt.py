@@ -10,11 +10,12 @@ from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import MICRO, Clock
 from actors.progress import Progress
-from actors.provider import ProviderActor, Source, outcome_of
+from actors.provider import ProviderActor, Source, outcome_of, own_words
 from actors.rules.pricing import Price
 from actors.rules.settlement import Charge, charge
+from actors.rules.tokens import emitted_estimate
 from protocols.budget import Reserve, Settle
-from protocols.chat import Chat, Message
+from protocols.chat import Chat, ImagePart
 from protocols.errors import ProviderFailed, ProviderUnavailable, QuorumError, RateLimited, Truncated
 from protocols.money import NanoUSD
 from protocols.provider import AttemptEnded, Lease, Outcome
@@ -38,7 +39,8 @@ class Held:
         chat: Chat,
         price: Price | None,
         amount: NanoUSD | None,
-        tokens: int,
+        prompt_tokens: int,
+        longest_answer: int,
     ) -> None:
         self._budget = budget
         self._provider = provider
@@ -48,7 +50,8 @@ class Held:
         self._chat = chat
         self._price = price
         self._amount = amount
-        self._tokens = tokens
+        self._prompt_tokens = prompt_tokens
+        self._longest_answer = longest_answer
         self._probe = 0
         self._began = clock.monotonic()
         self.progress = Progress()
@@ -60,13 +63,18 @@ class Held:
         return self._start.usage_id
 
     @property
+    def overrun(self) -> bool:
+        """Whether the provider charged more than the bound."""
+        return self.end is not None and self._amount is not None and (self.end.cost or 0) > self._amount
+
+    @property
     def ended(self) -> AttemptEnd:
         """What the ledger has, after the exit."""
         assert self.end is not None
         return self.end
 
     async def __aenter__(self) -> Self:
-        self._probe = await self._provider.call(Lease(self._tokens))
+        self._probe = await self._provider.call(Lease(self._prompt_tokens + self._longest_answer))
         try:
             await self._budget.call(Reserve(self._start, self._amount))
         except BaseException as error:
@@ -92,7 +100,7 @@ class Held:
         self._provider.tell(
             AttemptEnded(
                 outcome=_outcome(error, sent=self.progress.sent),
-                why=error.message if isinstance(error, QuorumError) else "",
+                why=own_words(error) if isinstance(error, QuorumError) else "",
                 latency_s=self._clock.monotonic() - self._began,
                 first_token_s=None if first is None else first - self._began,
                 retry_after_s=error.retry_after_s if isinstance(error, RateLimited) else None,
@@ -114,15 +122,22 @@ class Held:
             first_token_us=None if first is None else round((first - self._began) * MICRO),
         )
 
+    def _prompt_estimate(self) -> int:
+        """About the prompt's tokens; with images, tools or a schema the upper bound, since only the provider knows better."""
+        if _is_plain(self._chat):
+            return emitted_estimate("\n".join(message.text() for message in self._chat.messages))
+        return self._prompt_tokens
+
     def _charge(self, progress: Progress) -> Charge:
         ending = progress.ending()
-        counted = ending == "refused" or (ending == "complete" and progress.tokens is not None)
+        tokens = progress.counted if ending == "complete" else progress.tokens
+        counted = ending == "refused" or (ending == "complete" and tokens is not None)
         return charge(
             ending,
             price=self._price,
             held=self._amount or NanoUSD(0),
-            tokens=progress.tokens,
-            prompt="" if counted else _prompt_text(self._chat.messages),
+            tokens=tokens,
+            prompt_tokens=0 if counted else self._prompt_estimate(),
             emitted="" if counted else progress.emitted_text(),
             streamed=self._chat.stream,
             policy=self._source.billing_on_cancel,
@@ -130,8 +145,11 @@ class Held:
         )
 
 
-def _prompt_text(messages: list[Message]) -> str:
-    return "\n".join(message.text() for message in messages)
+def _is_plain(chat: Chat) -> bool:
+    """Whether all there is to a prompt is its text."""
+    parts = (p for m in chat.messages if isinstance(m.content, list) for p in m.content)
+    calls = any(message.tool_calls for message in chat.messages)
+    return not (chat.tools or chat.response_format or calls or any(isinstance(part, ImagePart) for part in parts))
 
 
 def _status(error: BaseException | None) -> str:

@@ -344,7 +344,9 @@ class Ref(pykka.ActorRef[A]):
             return
         try:
             super().tell(message)
-        except (Busy, pykka.ActorDeadError) as error:
+        except pykka.ActorDeadError:
+            self.failed_tells += 1  # stopped on purpose: a session that was passivated, say
+        except Busy as error:
             self.failed_tells += 1
             log.warning("tell_lost", actor=self.name, message_type=type(message).__name__, why=str(error))
 

@@ -13,14 +13,16 @@ from actors.base import Actor, Ref, Wait, handles
 from actors.clock import MICRO, Clock, rfc3339
 from actors.ledger import Ledger
 from actors.rules.admission import Limit, Limits, Refusal, account_name, accounts_of, limit_of, refusal, scopes_of
-from actors.rules.periods import Span, span_of
+from actors.rules.periods import Span, label_before, span_of
 from actors.settings import SettingsActor
 from actors.store.sqlite import Commit
 from protocols.budget import (
     Account,
     Balance,
+    Fits,
     Forget,
     OpenHold,
+    Period,
     PostHold,
     PostSettlement,
     ReadBooks,
@@ -28,7 +30,7 @@ from protocols.budget import (
     Settle,
     Standing,
 )
-from protocols.errors import BudgetExceeded, BudgetHeld, PriceUnknown, QuorumError
+from protocols.errors import BudgetExceeded, BudgetHeld, Busy, PriceUnknown, QuorumError
 from protocols.money import NANO_PER_USD, NanoUSD, nano_from_usd, usd_text
 from protocols.settings import EVERYBODY, OwnLimits, SettingChanged, WatchSettings
 from protocols.usage import ScopeSpend
@@ -39,7 +41,14 @@ RETRY_AFTER_S = 1.0
 POSTINGS = 10_000
 """Combinations of user, app and provider whose accounts are looked up once."""
 
+BACK_US = 300 * MICRO
+"""A clock that is set back by less stays in its period."""
+
 log = structlog.get_logger("budget")
+
+
+class ClockWentBack(Exception):
+    """The present period is older than the balances in memory: the next incarnation reads them."""
 
 
 class _Posting(Struct, frozen=True):
@@ -60,7 +69,8 @@ class _Hold(Struct):
 class BudgetActor(Actor):
     """Takes holds and settles them.
 
-    State: balances by account, open holds by usage id, users' own limits, the current periods, and postings cached for them.
+    State: balances by account since a month and a day, open holds by usage id, users' own limits, the current periods and the
+    instants (µs) between which they are, and postings cached for them.
     """
 
     def __init__(
@@ -76,6 +86,8 @@ class BudgetActor(Actor):
         self._open: dict[str, _Hold] = {}
         self._own: dict[str, Limit] = {}
         self._spans: tuple[Span, ...] = ()
+        self._since: dict[Period, str] = {}
+        self._from_us = self._until_us = 0
         self._postings: dict[tuple[str, str, str], _Posting] = {}
 
     def __repr__(self) -> str:
@@ -85,7 +97,7 @@ class BudgetActor(Actor):
     async def opening(self) -> None:
         """Reads balances and open holds from the ledger, limits from the settings."""
         self._turn_periods(self._clock.now_us())
-        books = await self._ledger.call(ReadBooks(since=min(span.starts_at for span in self._spans)))
+        books = await self._ledger.call(ReadBooks(**self._since))
         self._balances = books.balances
         self._open = {hold.start.usage_id: _Hold(hold, None) for hold in books.open_holds}
         self._postings = {}
@@ -96,11 +108,7 @@ class BudgetActor(Actor):
         """Decides for all scopes at once, then waits for the disk."""
         start, amount = request.start, request.amount
         posting = self._posting(start.user, start.app, start.provider, start.created_at)
-        if amount is None:
-            amount = self._without_price(posting, start.model)
-        refused = refusal(posting.bound, amount)
-        if refused is not None:
-            raise self._fault(refused, amount)
+        amount = self._admitted(posting, start.model, amount)
         hold = OpenHold(start, amount, posting.accounts)
         # First: if it raises, nothing is promised.
         posted = self._ledger.deliver(PostHold(start, amount, posting.accounts))
@@ -109,6 +117,21 @@ class BudgetActor(Actor):
         self._open[start.usage_id] = _Hold(hold, posted)
         # A commit refuses to be cancelled; a hold that waits in the ledger's inbox has none yet, and must tell what became of it.
         return Wait(self._durable(hold, posted if isinstance(posted, Commit) else asyncio.shield(posted)))
+
+    @handles(Fits)
+    def fits(self, request: Fits) -> None:
+        """Decides like a reservation and takes nothing."""
+        posting = self._posting(request.user, request.app, request.provider, self._clock.now_us())
+        self._admitted(posting, request.model, request.amount)
+
+    def _admitted(self, posting: _Posting, model: str, amount: NanoUSD | None) -> NanoUSD:
+        """The amount to hold. Raises the fault of the limit that it does not fit below."""
+        if amount is None:
+            amount = self._without_price(posting, model)
+        refused = refusal(posting.bound, amount)
+        if refused is not None:
+            raise self._fault(refused, amount)
+        return amount
 
     async def _durable(self, hold: OpenHold, posted: asyncio.Future[None]) -> None:
         try:
@@ -159,7 +182,7 @@ class BudgetActor(Actor):
                 limit = limit_of(scope, self._limits, self._own_of(scope)).of(span.period)
                 always = "daemon" if request.user is None else f"user:{request.user}"
                 if limit is not None or (span.period == "month" and scope == always):
-                    balance = self._balances.get(Account(scope, span.period, span.starts_at), Balance())
+                    balance = self._balances.get(Account(scope, span.period, span.label), Balance())
                     rows.append(_scope_spend(scope, span, balance, limit, now))
         return sorted(rows, key=lambda row: (_RANK[row.scope.partition(":")[0]], row.scope, row.period != "month"))
 
@@ -174,12 +197,27 @@ class BudgetActor(Actor):
         self._postings.clear()
 
     def _turn_periods(self, now: int) -> None:
-        """Needs no timer: whoever asks first in a new period turns it. A clock that goes back stays in the period."""
-        if not self._spans or any(now >= span.ends_at * MICRO for span in self._spans):
-            self._spans = (span_of("month", now, self._zone), span_of("day", now, self._zone))
-            self._postings.clear()
-            oldest = min(span.starts_at for span in self._spans)
-            self._balances = {a: b for a, b in self._balances.items() if a.starts_at >= oldest or b.held}
+        """Needs no timer: whoever asks first in another period turns to it, forwards or back.
+
+        Balances of the period before, by the calendar and by the clock so far, are kept: the clock may be set back.
+        """
+        if self._from_us <= now < self._until_us:
+            return
+        spans = (span_of("month", now, self._zone), span_of("day", now, self._zone))
+        if any(span.label < self._since.get(span.period, "") for span in spans):
+            self.crash(ClockWentBack(f"to {spans[-1].label}"))
+            raise Busy(
+                "the clock went back; the balances of that time are read, ask again", retry_after_s=RETRY_AFTER_S
+            )
+        so_far = {span.period: span.label for span in self._spans}
+        for span in spans:
+            before = min(label_before(span), so_far.get(span.period, span.label))
+            self._since[span.period] = max(before, self._since.get(span.period, before))
+        self._spans = spans
+        self._from_us = max(span.starts_at for span in spans) * MICRO - BACK_US
+        self._until_us = min(span.ends_at for span in spans) * MICRO
+        self._postings.clear()
+        self._balances = {a: b for a, b in self._balances.items() if a.label >= self._since[a.period] or b.held}
 
     def _posting(self, user: str, app: str, provider: str, now: int) -> _Posting:
         self._turn_periods(now)
@@ -208,9 +246,10 @@ class BudgetActor(Actor):
 
     def _move(self, hold: OpenHold, *, held: int, spent: int) -> None:
         for account in hold.accounts:
-            balance = self._balances.setdefault(account, Balance())
-            balance.held += held
-            balance.spent += spent
+            balance = self._balances.get(account)
+            if balance is not None:  # else of a period long over, that held nothing: the ledger has it
+                balance.held += held
+                balance.spent += spent
 
     def _without_price(self, posting: _Posting, model: str) -> NanoUSD:
         """A model without a known price is never counted as $0 below a limit."""
@@ -252,7 +291,7 @@ class BudgetActor(Actor):
             return list(dict.fromkeys(("daemon", f"user:{account_name(user)}", f"user:{user}")))
         return list(
             {"daemon": None}
-            | {a.scope: None for a in self._balances if a.starts_at == span.starts_at and a.period == span.period}
+            | {a.scope: None for a in self._balances if a.label == span.label and a.period == span.period}
             | {f"app:{name}": None for name in self._limits.apps}
             | {f"provider:{name}": None for name in self._limits.providers}
         )

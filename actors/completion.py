@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import structlog
-from msgspec import UNSET, Struct, field
+from msgspec import UNSET, Struct, field, structs
 
 from actors.attempt import Held
 from actors.base import Ref
@@ -22,16 +22,20 @@ from actors.rules.pricing import Price, bound
 from actors.rules.routing import Asked, Plan, Target, World, nearest_models, plan
 from actors.rules.tokens import OPENAI_FACTOR_MILLI, OTHER_FACTOR_MILLI, prompt_upper_bound
 from actors.session import Sessions
+from protocols.budget import Fits
 from protocols.chat import AnswerMessage, Attempt, Chat, ChatAnswer, Item, Reply, Usage, Warned
 from protocols.errors import NoEligibleModel, QuorumError, Truncated, UnknownModel
 from protocols.money import NanoUSD
 from protocols.provider import FirstListing, ProviderView, ReadViews
-from protocols.routing import Decision, Reason
+from protocols.routing import Decision, Reason, Rejected
 from protocols.session import OpenSession, Prefer, Preferences, Spent
 from protocols.usage import AttemptEnd, AttemptStart
 
 FALLBACK = frozenset({"provider_unavailable", "provider_error", "rate_limited", "misconfigured", "busy", "truncated"})
 """Faults after which the next target is tried, as long as no content has arrived."""
+
+OF_THE_PROVIDER = frozenset({"provider_unavailable", "rate_limited", "misconfigured", "busy"})
+"""Faults that another model of the same provider, with the same key, would meet too."""
 
 log = structlog.get_logger("completion")
 
@@ -127,7 +131,16 @@ class Completions:
         session = await self._sessions.call(OpenSession(user, app))
         call = ChatCall(chat, user, app, lambda _: None, lambda: QuorumError)
         run = await self._begin(call, await session.call(Prefer(app)))
-        return self._decision(run), run.made.fault
+        decision, fault = self._decision(run), run.made.fault
+        if fault is None:
+            first = run.made.targets[0]
+            try:
+                await self._budget.call(Fits(user, app, first.provider, str(first), decision.bound_nano_usd))
+            except QuorumError as refused:
+                fault = refused
+                unaffordable = Rejected(str(first), refused.code, refused.message)
+                decision = structs.replace(decision, targets=[], rejected=[*decision.rejected, unaffordable])
+        return decision, fault
 
     async def _begin(self, call: ChatCall, preferences: Preferences) -> _Run:
         chat = call.chat
@@ -162,13 +175,19 @@ class Completions:
 
     async def _first_that_answers(self, run: _Run, began: float) -> ChatAnswer:
         targets = run.made.targets
+        given_up: set[str] = set()
         for position, target in enumerate(targets):
+            if target.provider in given_up:
+                continue
             held = self._held(run, target)
             try:
                 reply = await self._attempt(run, target, held)
             except QuorumError as error:
                 self._record(run, target, held, error)
-                if position + 1 == len(targets) or held.progress.emitted or error.code not in FALLBACK:
+                if error.code in OF_THE_PROVIDER:
+                    given_up.add(target.provider)
+                others = any(t.provider not in given_up for t in targets[position + 1 :])
+                if not others or held.progress.emitted or error.code not in FALLBACK:
                     self._explain_failure(run, error)
                     raise
                 run.reason = "rate_limited_fallback" if error.code == "rate_limited" else "provider_unhealthy_fallback"
@@ -205,7 +224,8 @@ class Completions:
             chat=run.call.chat,
             price=quote.price,
             amount=quote.bound,
-            tokens=quote.prompt_tokens + quote.longest_answer,
+            prompt_tokens=quote.prompt_tokens,
+            longest_answer=quote.longest_answer,
         )
 
     async def _attempt(self, run: _Run, target: Target, held: Held) -> Reply:
@@ -278,7 +298,7 @@ class Completions:
             attempts=run.attempts,
             latency_ms=round((self._clock.monotonic() - began) * 1000, 3),
             first_token_ms=None if first is None else round((first - began) * 1000, 3),
-            warnings=_warnings(run, end, simulated=source.simulated),
+            warnings=_warnings(run, held, simulated=source.simulated),
         )
 
     def _decision(self, run: _Run) -> Decision:
@@ -350,10 +370,14 @@ def _usage(end: AttemptEnd) -> Usage:
     return Usage(tokens.prompt, tokens.cached, tokens.response, tokens.reasoning, end.token_source)
 
 
-def _warnings(run: _Run, end: AttemptEnd, *, simulated: bool) -> list[Warned]:
-    found = []
+def _warnings(run: _Run, held: Held, *, simulated: bool) -> list[Warned]:
+    found, end = [], held.ended
     if simulated:
         found.append(Warned("simulated", "this answer is simulated: no provider of models was asked"))
+    if held.overrun:
+        found.append(
+            Warned("overrun", "the provider charged more than the bound that was held; the limit may be passed by it")
+        )
     if end.cost is None:
         found.append(
             Warned("price_unknown", f"no price is known for `{run.attempts[-1].model}`; its cost is not counted")

@@ -67,7 +67,6 @@ class Exchange:
     ) -> Reply:
         """Passes each piece on as it comes."""
         decoder = question.source.dialect.stream()
-        began = self._clock.monotonic()
         while True:
             data = await (self._last(response) if decoder.complete else response.chunk())
             for event in decoder.feed(data):
@@ -76,7 +75,7 @@ class Exchange:
                     continue
                 if progress.first_token_at is None:
                     progress.first_token_at = self._clock.monotonic()
-                    limit.extend(question.source.config.timeout_s - (progress.first_token_at - began))
+                    limit.extend(question.source.config.timeout_s)
                 emit(item)
             if not data:  # the decoder was fed the end as well: what it held back is out
                 break
@@ -126,8 +125,8 @@ def _ours(error: Exception, question: Question, progress: Progress) -> QuorumErr
         case TransportError() if progress.answering:
             return Truncated(f"the answer of provider `{provider}` broke off: {error}", detail=detail)
         case TransportError():
-            # A whole answer may have been made and billed; of a stream nothing had begun.
-            progress.answering = question.emit is None
+            # A whole answer may have been made and billed; of a stream nothing had begun, unless they bill it to its end.
+            progress.answering = question.emit is None or source.billing_on_cancel == "whole"
             return ProviderFailed(f"provider `{provider}` hung up without an answer: {error}", detail=detail)
         case StreamFailed():
             progress.answering = progress.emitted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -46,6 +47,7 @@ ADD_HOLD, ADD_ENTRY, ADD_USAGE, ADD_TO_BALANCES = (
     SQL["add_usage"],
     SQL["add_to_balances"],
 )
+ADD_ACCOUNT, ADD_TO_SET = SQL["add_account"], SQL["add_to_set"]
 CLOSE_HOLD, MARK_UNKNOWN = SQL["close_hold"], SQL["mark_unknown"]
 UNKNOWN = "unknown"
 
@@ -55,8 +57,8 @@ log = structlog.get_logger("ledger")
 class Ledger(Actor):
     """Posts to the books and reads them.
 
-    State: the ids of accounts, and of the sets of accounts that attempts count in by their members' ids, both as the database
-    has them; the sets once more by the accounts as attempts list them.
+    State: the ids of the sets of accounts that attempts of the last two days count in, by their members and once more as
+    attempts list them; those days; the highest id. A set that is not known here may be written again under another id.
     """
 
     def __init__(self, store: Store, clock: Clock, dispatched: Dispatched) -> None:
@@ -64,29 +66,27 @@ class Ledger(Actor):
         self._store = store
         self._clock = clock
         self._dispatched = dispatched
-        self._account_ids: dict[Account, int] = {}
-        self._set_ids: dict[tuple[int, ...], int] = {}
+        self._set_ids: dict[frozenset[Account], int] = {}
         self._sets: dict[tuple[Account, ...], int] = {}
+        self._days: list[str] = []
+        self._last_set_id = 0
 
     def __repr__(self) -> str:
-        return f"<Ledger {len(self._account_ids)} accounts, {self._store!r}>"
+        return f"<Ledger {len(self._set_ids)} sets of accounts, {self._store!r}>"
 
     async def opening(self) -> None:
         """Reads the ids after everything that an earlier incarnation submitted is written."""
         await self._store.written()
-        self._account_ids = {
-            Account(scope, period, starts_at): account_id
-            for account_id, scope, period, starts_at, *_ in await self._store.read(SQL["all_accounts"])
-        }
-        sets: dict[int, list[int]] = {}
-        for set_id, account_id in await self._store.read(SQL["all_sets"]):
-            sets.setdefault(set_id, []).append(account_id)
-        self._set_ids = {tuple(ids): set_id for set_id, ids in sets.items()}
+        sets = _members(await self._store.read(SQL["recent_sets"]))
+        self._set_ids = {frozenset(accounts): set_id for set_id, accounts in sets.items()}
         self._sets = {}
+        self._days = sorted({_day(accounts) for accounts in sets.values()})
+        ((self._last_set_id,),) = await self._store.read(SQL["last_set_id"])
 
     @handles(PostHold)
     def post_hold(self, post: PostHold) -> Wait[None]:
         """One row in holds, the entry that takes the hold, the balances."""
+        self._store.check_room()  # before a new name's accounts, which must be written, use up what settlements need
         set_id = self._set(post.accounts)
         start, amount = post.start, post.amount
         return Wait(
@@ -118,35 +118,41 @@ class Ledger(Actor):
         known = self._sets.get(accounts)
         if known is not None:
             return known
-        rows: list[Row] = []
-        for account in accounts:
-            if account not in self._account_ids:
-                account_id = self._account_ids[account] = len(self._account_ids) + 1
-                rows.append((SQL["add_account"], (account_id, account.scope, account.period, account.starts_at)))
-        ids = tuple(sorted(self._account_ids[a] for a in accounts))
-        set_id = self._set_ids.get(ids)
+        members = frozenset(accounts)
+        set_id = self._set_ids.get(members)
         if set_id is None:
-            set_id = self._set_ids[ids] = len(self._set_ids) + 1
-            self._store.submit(*rows, *[(SQL["add_to_set"], (set_id, i)) for i in ids], must=True)
+            self._forget_before(_day(accounts))
+            self._last_set_id += 1
+            set_id = self._set_ids[members] = self._last_set_id
+            named = [(a.scope, a.period, a.label) for a in accounts]
+            rows: list[Row] = [(ADD_ACCOUNT, name) for name in named]
+            rows += [(ADD_TO_SET, (set_id, *name)) for name in named]
+            self._store.submit(*rows, must=True)
         self._sets[accounts] = set_id
         return set_id
+
+    def _forget_before(self, day: str) -> None:
+        """On a new day, drops the sets of all days but the last: memory stays that of two days."""
+        if day in self._days:
+            return
+        self._days = [*self._days[-1:], day]
+        self._set_ids = {accounts: i for accounts, i in self._set_ids.items() if _day(accounts) in self._days}
+        self._sets = {accounts: i for accounts, i in self._sets.items() if _day(accounts) in self._days}
 
     @handles(ReadBooks)
     def read_books(self, request: ReadBooks) -> Wait[Books]:
         """Balances and open holds, after all that was posted before."""
-        return Wait(self._books(request.since))
+        return Wait(self._books((request.month, request.day)))
 
-    async def _books(self, since: int) -> Books:
+    async def _books(self, since: tuple[str | None, str | None]) -> Books:
         await self._store.written()
         balances = {
-            Account(scope, period, starts_at): Balance(spent, held)
-            for _, scope, period, starts_at, spent, held in await self._store.read(SQL["all_accounts"])
-            if starts_at >= since or held
+            Account(scope, period, label): Balance(spent, held)
+            for scope, period, label, spent, held in await self._store.read(SQL["balances"], since)
         }
-        account_of = {account_id: account for account, account_id in self._account_ids.items()}
-        accounts_of = {set_id: tuple(account_of[i] for i in ids) for ids, set_id in self._set_ids.items()}
+        accounts_of = _members(await self._store.read(SQL["sets_of_open_holds"]))
         holds = [
-            OpenHold(_start_of(row[:11]), NanoUSD(row[11]), accounts_of[row[12]])
+            OpenHold(_start_of(row[:11]), NanoUSD(row[11]), tuple(accounts_of[row[12]]))
             for row in await self._store.read(SQL["open_holds"])
         ]
         return Books(balances, holds)
@@ -216,8 +222,8 @@ class Ledger(Actor):
         await self._store.written()
         ((entries, accounts, rows, holds, cost, spent, held, open_amount),) = await self._store.read(SQL["totals"])
         problems = [
-            f"{scope} {period} from {starts_at}: balance says spent {s}, held {h}; the journal {js}, {jh}"
-            for _, scope, period, starts_at, s, h, js, jh in await self._store.read(SQL["recomputed"])
+            f"{scope} {label}: balance says spent {s}, held {h}; the journal {js}, {jh}"
+            for _, scope, _, label, s, h, js, jh in await self._store.read(SQL["recomputed"])
             if (s, h) != (js, jh)
         ]
         problems += [
@@ -258,6 +264,19 @@ def recovered(hold: OpenHold, *, sent: bool) -> PostSettlement:
         first_token_us=None,
     )
     return PostSettlement(hold.start, end, hold.amount, hold.accounts)
+
+
+def _members(rows: Iterable[Any]) -> dict[int, list[Account]]:
+    """Accounts by the ids of their sets."""
+    sets: dict[int, list[Account]] = {}
+    for set_id, scope, period, label in rows:
+        sets.setdefault(set_id, []).append(Account(scope, period, label))
+    return sets
+
+
+def _day(accounts: Iterable[Account]) -> str:
+    """The day that these accounts are of: `2026-11-21` sorts behind `2026-11`."""
+    return max(account.label for account in accounts)
 
 
 def _instant(text: str | None) -> int | None:

@@ -13,10 +13,10 @@ from typing import Self
 class Limit:
     """`with Limit(loop, seconds)`: cancels the task when the time is over, and raises TimeoutError at the block's end.
 
-    State: the timer, and whether it fired.
+    State: when it began, the timer, and whether it fired.
     """
 
-    __slots__ = ("_cancelling", "_expired", "_loop", "_seconds", "_task", "_timer")
+    __slots__ = ("_began", "_cancelling", "_expired", "_loop", "_seconds", "_task", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         self._loop = loop
@@ -28,14 +28,15 @@ class Limit:
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()
-        self._timer = self._loop.call_later(self._seconds, self._expire)
+        self._began = self._loop.time()
+        self._timer = self._loop.call_at(self._began + self._seconds, self._expire)
         return self
 
     def extend(self, seconds: float) -> None:
-        """So many seconds from now on instead."""
+        """So many seconds instead, from the block's beginning."""
         if not self._expired:
             self._timer.cancel()
-            self._timer = self._loop.call_later(seconds, self._expire)
+            self._timer = self._loop.call_at(self._began + seconds, self._expire)
 
     def _expire(self) -> None:
         self._expired = True

@@ -72,6 +72,14 @@ class Progress(Struct):
         return Reply(self.text(), "".join(self.reasoning), calls, self.finish_reason, self.tokens)
 
     @property
+    def counted(self) -> TokenCount | None:
+        """The provider's count, if it can be: none of a prompt, or of an answer that is there, counts as no count."""
+        tokens = self.tokens
+        if tokens is None or tokens.prompt == 0 or (tokens.response == 0 and self.emitted_text()):
+            return None
+        return tokens
+
+    @property
     def emitted(self) -> bool:
         """Whether any content arrived: from then on there is no fallback."""
         return bool(self.pieces or self.reasoning or self.calls)

@@ -13,7 +13,7 @@ from actors.providers.transport import Endpoint, Transport, TransportError
 from actors.rules.breaker import Breaker, begun, failed, succeeded, undecided
 from actors.rules.rate import Bucket, full
 from protocols.dialects import Dialect, MalformedAnswer
-from protocols.errors import Busy, Misconfigured, ProviderUnavailable, RateLimited
+from protocols.errors import Busy, Misconfigured, ProviderUnavailable, QuorumError, RateLimited
 from protocols.provider import (
     AttemptEnded,
     BillingOnCancel,
@@ -30,8 +30,11 @@ from protocols.provider import (
 )
 
 PROBE_TIMEOUT_S = 10.0
-NO_LIST = frozenset({404, 405})
-"""Statuses of a provider that lists no models: it answers, so it is there."""
+NO_LIST = frozenset({403, 404, 405})
+"""Statuses of a provider that lists no models, or not for this key: it answers, so it is there."""
+
+LONGEST_WAIT_S = 3600.0
+"""Seconds that a Retry-After can make us wait: what is longer is looked at again."""
 
 LOOK_MARGIN_S = 0.01
 """Seconds after the end of a wait, so that a timer that fires early still finds it over."""
@@ -169,7 +172,7 @@ class ProviderActor(Actor):
                     self.spawn(self._look_after(self._breaker.wait_s(now) or 0.0))
             case "rate_limited":
                 # The longer wait stands: a second, longer Retry-After counts, a shorter one does not.
-                self._limited_until = max(self._limited_until, now + (retry_after_s or 1.0))
+                self._limited_until = max(self._limited_until, now + min(retry_after_s or 1.0, LONGEST_WAIT_S))
                 self._record.why = why
                 self._breaker = undecided(self._breaker, probe)
                 self.spawn(self._look_after(self._limited_until - now))
@@ -289,7 +292,7 @@ class ProviderActor(Actor):
                 outcome: Outcome = "auth" if fault.code == "misconfigured" else outcome_of(fault.code, response.status)
                 if response.status in NO_LIST:
                     outcome = "ok"
-                return ModelsListed(outcome, fault.message, None, fault.retry_after_s, number)
+                return ModelsListed(outcome, own_words(fault), None, fault.retry_after_s, number)
             return ModelsListed("ok", "", tuple(dialect.models(body)), None, number)
         except TimeoutError:
             return ModelsListed(
@@ -324,6 +327,12 @@ def outcome_of(code: str, status: int) -> Outcome:
         case _ if status >= 500:  # noqa: PLR2004  HTTP's own boundary
             return "server"
     return "request"
+
+
+def own_words(error: QuorumError) -> str:
+    """A fault's message without what the provider said: that may quote a prompt, and everybody sees a provider's state."""
+    quoted = error.detail.get("provider_message")
+    return error.message.replace(f": {quoted}", "") if quoted else error.message
 
 
 def _buckets(config: ProviderConfig, now: float) -> tuple[Bucket | None, Bucket | None]:

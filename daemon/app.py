@@ -43,11 +43,14 @@ from daemon.log import Lines
 from daemon.server import BACKLOG, Server
 from daemon.sources import open_sources
 from daemon.world import Counts, World
-from protocols.budget import ReadBooks
+from protocols.budget import OpenHold, ReadBooks, Settle
 from protocols.provider import ReadProviders
 
 PRICES_LOOK_S = 3600.0
 """Seconds between looks whether the price book is a day old."""
+
+RECOVERY_WAIT_S = 1.0
+"""Seconds that a start waits for recovery to be durable; on a full disk it serves before that."""
 
 log = structlog.get_logger("app")
 
@@ -57,6 +60,13 @@ class Paths(Struct, frozen=True):
 
     state: Path
     socket: Path
+
+
+class Stopping(Struct, frozen=True):
+    """What the signals have asked: to stop, and to stop at once."""
+
+    asked: asyncio.Future[None]
+    again: asyncio.Future[None]
 
 
 class AlreadyRunning(Exception):
@@ -70,6 +80,7 @@ class CannotListen(Exception):
 async def run(config: Config, paths: Paths, lines: Lines) -> None:
     """Serves until told to stop, logging to `lines`. Raises AlreadyRunning, StoreRefused, ConfigRefused, GaveUp, and what broke the store."""
     lines.collect(asyncio.get_running_loop())
+    stopping = hear_stop_signals()
     clock, zone = Clock(), config.zone()
     with state_folder(paths.state), open_sources(config) as sources:
         catalogue, prices_known = Catalogue(config.models, PriceBook()), asyncio.Event()
@@ -83,11 +94,11 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
             watchers: dict[Ref[Any], None] = {}
             settings = await actors.start(lambda: SettingsActor(store, clock, config.settings, watchers))
             ledger = await actors.start(lambda: Ledger(store, clock, dispatched))
-            for hold in (await ledger.call(ReadBooks(since=0))).open_holds:
-                await ledger.call(recovered(hold, sent=sent is None or hold.start.usage_id in sent))
-            dispatched.start_over()
+            left_open = (await ledger.call(ReadBooks())).open_holds
             limits = config.limits.limits()
             budget = await actors.start(lambda: BudgetActor(ledger, settings, limits, zone, clock))
+            recovery = asyncio.get_running_loop().create_task(recover(budget, dispatched, left_open, sent))
+            await asyncio.wait([recovery], timeout=RECOVERY_WAIT_S)
             pool = await actors.start(lambda: ProviderPool(actors, sources, transports["probes"], clock))
             sessions = await actors.start(lambda: Sessions(actors, settings, clock))
             completions = Completions(
@@ -121,14 +132,27 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 config.without_effect(),
                 Counts(),
             )
-            await serve(world, config, paths)
+            await serve(world, config, paths, stopping)
 
 
-async def serve(world: World, config: Config, paths: Paths) -> None:
+async def recover(
+    budget: Ref[BudgetActor], dispatched: Dispatched, left_open: list[OpenHold], sent: frozenset[str] | None
+) -> None:
+    """Closes the holds that an earlier process left open; its marks go once that is durable, so a kill before finds them again."""
+    ends = [recovered(hold, sent=sent is None or hold.start.usage_id in sent) for hold in left_open]
+    settled = [budget.deliver(Settle(end.start.usage_id, end.end)) for end in ends]
+    failed = [e for e in await asyncio.gather(*settled, return_exceptions=True) if e is not None]
+    if failed:
+        log.error("recovery_failed", holds=len(failed), why=str(failed[0]), hint="the next start tries again")
+    else:
+        dispatched.start_over()
+
+
+async def serve(world: World, config: Config, paths: Paths, stopping: Stopping) -> None:
     """Answers on the sockets until a signal, a lost store or an actor beyond help ends it."""
     server = Server(world, config.rights, config.daemon.max_frame_bytes, config.daemon.client_stall_s)
-    stop = asyncio.get_running_loop().create_future()
-    hear_stop_signals(stop, server)
+    stopping.again.add_done_callback(lambda _: server.cancel_now())
+    stopping.again.add_done_callback(lambda _: world.store.leave())
     with listening(paths.socket) as sockets:
         await server.listen(sockets)
         gc.collect()
@@ -138,10 +162,14 @@ async def serve(world: World, config: Config, paths: Paths) -> None:
         log.info("serving", socket=[str(s.getsockname()) for s in sockets], pid=os.getpid())
         watchdog = asyncio.get_running_loop().create_task(_watchdog())
         try:
-            await asyncio.wait([stop, world.supervisor.failed, world.store.failed], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                [stopping.asked, world.supervisor.failed, world.store.failed], return_when=asyncio.FIRST_COMPLETED
+            )
             systemd.notify("STOPPING=1\nSTATUS=draining")
             failed = next((f for f in (world.supervisor.failed, world.store.failed) if f.done()), None)
-            await server.drain(config.daemon.drain_s if failed is None else 0.0)
+            drain_s = config.daemon.drain_s if failed is None else 0.0
+            asyncio.get_running_loop().call_later(drain_s, world.store.leave)
+            await server.drain(drain_s)
             if failed is not None:
                 await failed
         finally:
@@ -263,21 +291,23 @@ def _remove_stale(path: Path) -> None:
             raise AlreadyRunning(f"another daemon answers on {path}; stop it, or name another socket with --socket")
 
 
-def hear_stop_signals(stop: asyncio.Future[None], server: Server) -> None:
+def hear_stop_signals() -> Stopping:
     """The first SIGTERM or SIGINT drains; a second cancels what runs now. Heard to the end of the loop: none cuts the leaving short."""
     loop = asyncio.get_running_loop()
+    stopping = Stopping(loop.create_future(), loop.create_future())
 
     def heard() -> None:
-        if stop.done():
-            log.info("cancelling", hint="asked to stop twice")
-            server.cancel_now()
-        else:
+        if not stopping.asked.done():
             log.info("stopping")
-            stop.set_result(None)
+            stopping.asked.set_result(None)
+        elif not stopping.again.done():
+            log.info("cancelling", hint="asked to stop twice")
+            stopping.again.set_result(None)
 
     loop.add_signal_handler(signal.SIGHUP, lambda: log.warning("no_reload", hint="restart to read the config again"))
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, heard)
+    return stopping
 
 
 async def _watchdog() -> None:

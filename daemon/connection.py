@@ -34,6 +34,9 @@ CALL_DEADLINE_S = 300.0
 UNSENT_BYTES = 262_144
 """Bytes that wait for a reader before items are merged and its calls are no longer read."""
 
+OWED_BYTES = 16 * 1024 * 1024
+"""Bytes of finished answers, the largest left out, that may wait for a slow reader; above it the reader is cut."""
+
 HANGUP_POLL_S = 0.25
 """Seconds between looks whether a peer that ended its input is gone altogether."""
 
@@ -64,9 +67,11 @@ class Running:
             raise asyncio.CancelledError
 
     def interrupt(self, kind: type[QuorumError]) -> None:
-        """Cancels the call; the first reason stands."""
+        """Cancels the call; the first reason stands, and a second one must not hurry its settlement but at the shutdown."""
         if self.interrupted is QuorumError:
             self.interrupted = kind
+        elif kind is not ShuttingDown:
+            return
         if self.task is not None and self.begun:
             self.task.cancel()
 
@@ -99,7 +104,8 @@ class Dispatch(Protocol):
 class Connection(asyncio.Protocol):
     """A client.
 
-    State: how it speaks, who it is, its calls, what waits to be sent, and the timers that bound a slow client.
+    State: how it speaks, who it is, its calls, what waits to be sent (items as they are, to be merged; answers as bytes, with
+    their sizes), and the timers that bound a slow client.
     """
 
     def __init__(self, server: Dispatch) -> None:
@@ -108,7 +114,8 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._codec: Codec | None = None
         self._out = bytearray()
-        self._unsent: dict[int, list[Struct]] = {}
+        self._unsent: dict[int, list[Struct | bytearray]] = {}
+        self._owed: list[int] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._paused = False
         self.running: dict[int, Running] = {}
@@ -183,9 +190,13 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._stop("stalled")
         waiting, self._unsent = self._unsent, {}
+        self._owed.clear()
         for call_id, messages in waiting.items():
             for message in messages:
-                self._write(message if isinstance(message, Done | Fault) else Item(call_id, message))
+                if isinstance(message, bytearray):
+                    self._send(message)
+                else:
+                    self._write(Item(call_id, message))
         if not self._transport.is_closing():
             self._transport.resume_reading()
             self._bound_message(begun=True)
@@ -271,11 +282,27 @@ class Connection(asyncio.Protocol):
         if self._transport.is_closing() or self._codec is None:
             return
         if self._paused and isinstance(message, Done | Fault) and message.id is not UNSET:
-            self._unsent.setdefault(message.id, []).append(message)
+            self._owe(self._codec, message)
             return
         if not self._out:
             self._loop.call_soon(self._flush)
         self._codec.append(self._out, message)
+
+    def _owe(self, codec: Codec, answer: Done | Fault) -> None:
+        """Keeps an answer, as bytes, for a reader that is slow; one that would pile up answers is cut."""
+        ready = bytearray()
+        codec.append(ready, answer)
+        self._unsent.setdefault(cast("int", answer.id), []).append(ready)
+        self._owed.append(len(ready))
+        owed = sum(self._owed) - max(self._owed)  # a single answer may be as large as it is
+        if owed > OWED_BYTES:
+            log.warning("client_owed_too_much_cut", app=self.app, answers=len(self._owed), bytes=owed)
+            self._transport.abort()
+
+    def _send(self, ready: bytearray) -> None:
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out += ready
 
     def _flush(self) -> None:
         if self._out and not self._transport.is_closing():
@@ -350,7 +377,7 @@ class Connection(asyncio.Protocol):
             timer.cancel()
 
 
-def _merge(waiting: list[Struct], value: Struct) -> None:
+def _merge(waiting: list[Struct | bytearray], value: Struct) -> None:
     """Pieces of the same kind become few, so that what waits is bounded by the answer.
 
     Each is more than twice as long as the next: a long text is not copied for every piece that comes.
@@ -360,7 +387,7 @@ def _merge(waiting: list[Struct], value: Struct) -> None:
         waiting.pop()
 
 
-def _joined(before: Struct, after: Struct) -> bool:
+def _joined(before: Struct | bytearray, after: Struct | bytearray) -> bool:
     match before, after:
         case Delta(), Delta() if 2 * len(after.text) >= len(before.text):
             before.text += after.text

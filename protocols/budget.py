@@ -26,12 +26,12 @@ Period = Literal["month", "day"]
 class Account(Struct, frozen=True):
     """A balance's identity: a scope (`daemon`, `user:ana`, `app:editor`, `provider:openai`) in one period.
 
-    `starts_at` is the period's first instant in seconds since 1970, UTC.
+    `label` is the calendar's name for the period: `2026-11`, `2026-11-21`. It outlives a change of the time zone.
     """
 
     scope: str
     period: Period
-    starts_at: int
+    label: str
 
 
 class Balance(Struct):
@@ -48,6 +48,16 @@ class Reserve(Request[None], frozen=True):
     """
 
     start: AttemptStart
+    amount: NanoUSD | None
+
+
+class Fits(Request[None], frozen=True):
+    """Would a reservation of `amount` be taken right now? Raises what `Reserve` would; holds nothing."""
+
+    user: str
+    app: str
+    provider: str
+    model: str
     amount: NanoUSD | None
 
 
@@ -96,16 +106,17 @@ class OpenHold(Struct, frozen=True):
 
 
 class Books(Struct, frozen=True):
-    """The ledger's state as of all that was posted before: balances from the given instants on, and the open holds."""
+    """The ledger's state as of all that was posted before: balances from the given periods on, and the open holds."""
 
     balances: dict[Account, Balance]
     open_holds: list[OpenHold]
 
 
 class ReadBooks(Request[Books], frozen=True):
-    """Ledger: balances of accounts whose period starts at or after `since` (seconds), or that hold something."""
+    """Ledger: balances of the months and days from these labels on, and of accounts that open holds count in; None is no period."""
 
-    since: int
+    month: str | None = None
+    day: str | None = None
 
 
 class ReadUsage(Request[UsageRows], frozen=True):

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from protocols.errors import BadRequest
 from protocols.routing import Decision
-from protocols.rpc import Params, Right
+from protocols.rpc import Name, Params, Right
 
 FREE_FORM_LIMIT = 131_072
 """Bytes that a schema sent as msgpack may have: untyped nesting costs 72 bytes of memory a byte, so it is bounded."""
@@ -56,13 +56,14 @@ class ToolCall(Struct):
 
 
 class Message(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """One message of a conversation."""
+    """One message of a conversation. `reasoning` may stand in an answer that is sent back; it goes to no provider."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart | ImagePart] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    reasoning: str | None = None
 
     def text(self) -> str:
         """All its text, images left out."""
@@ -133,11 +134,11 @@ class Chat(Params):
     right: ClassVar[Right] = "use"
 
     messages: list[Message]
-    model: str | None = None
-    provider: str | None = None
-    user: str | None = None
-    conversation: str | None = None
-    task_type: str | None = None
+    model: Name | None = None
+    provider: Name | None = None
+    user: Name | None = None
+    conversation: Name | None = None
+    task_type: Name | None = None
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -154,6 +155,9 @@ class Chat(Params):
         """The checks that a type can't say; msgspec turns a ValueError into a fault that names the place."""
         if not self.messages:
             raise ValueError("`messages` must have at least one message")
+        for message in self.messages:
+            if message.reasoning is not None:
+                message.reasoning = None
         if self.max_tokens is not None and not 1 <= self.max_tokens <= MAX_TOKENS:
             raise ValueError(f"`max_tokens` must be between 1 and {MAX_TOKENS}")
         if self.temperature is not None and not 0 <= self.temperature <= 2:  # noqa: PLR2004  the figures are in the message

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct, field
 
 from protocols.model import ModelInfo
 from protocols.request import Request
-from protocols.rpc import Params, Right
+from protocols.rpc import Name, Params, Right
 
 Kind = Literal["openai", "anthropic", "ollama", "simulated"]
 
@@ -154,7 +154,7 @@ class Models(Params):
     method: ClassVar[str] = "models"
     right: ClassVar[Right] = "observe"
 
-    provider: str | None = None
+    provider: Name | None = None
     local: bool | None = None
 
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from protocols.money import NanoUSD
+
 Reason = Literal[
     "explicit_model",
     "explicit_provider",
@@ -46,4 +48,4 @@ class Decision(Struct, frozen=True):
     flags: list[str] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
-    bound_nano_usd: int | None = None
+    bound_nano_usd: NanoUSD | None = None

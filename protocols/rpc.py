@@ -15,6 +15,10 @@ CallId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 """What both wires can carry back."""
 
 
+Name = Annotated[str, Meta(max_length=256)]
+"""A name that a client gives: it becomes a key of caches, a column, a line of the log."""
+
+
 class Hello(Struct, tag_field="t", tag="hello", forbid_unknown_fields=True):
     """The first message of a client. `app` is a label for reports."""
 
@@ -26,7 +30,7 @@ class Call(Struct, tag_field="t", tag="call", forbid_unknown_fields=True):
     """One call; `params` are decoded when the method is known. `deadline_s` counts from when the daemon reads it."""
 
     id: CallId
-    method: str
+    method: Name
     params: Raw = Raw(b"")
     deadline_s: float | None = None
 

@@ -11,12 +11,12 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from protocols.request import Request
-from protocols.rpc import Params, Right
+from protocols.rpc import Name, Params, Right
 
 Usd = Annotated[float, Meta(ge=0, le=1e9)]
 """Dollars; the upper bound keeps nano-dollars in 64 bits, and infinity out."""
 
-Value = str | int | float | bool | None | list[str]
+Value = Annotated[str, Meta(max_length=1024)] | int | float | bool | None | list[str]
 """What a setting may be, before its own type is checked: nothing that nests, so that a hostile value stays small."""
 
 
@@ -39,7 +39,7 @@ class DaemonSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     default_model: Annotated[str | None, Meta(description="the model of a call that names none")] = None
     session_idle_s: Annotated[
-        float, Meta(gt=0, description="seconds after which the context of a silent user leaves memory")
+        float, Meta(ge=1, description="seconds after which the context of a silent user leaves memory")
     ] = field(default=1800.0, name="session.idle_s")
     session_max: Annotated[int, Meta(ge=1, description="users whose context is in memory at once")] = field(
         default=10_000, name="session.max"
@@ -84,7 +84,7 @@ class SettingsShow(Params):
     method: ClassVar[str] = "settings.show"
     right: ClassVar[Right] = "use"
 
-    user: str | None = None
+    user: Name | None = None
 
 
 class SettingsGet(Params):
@@ -93,8 +93,8 @@ class SettingsGet(Params):
     method: ClassVar[str] = "settings.get"
     right: ClassVar[Right] = "use"
 
-    key: str
-    user: str | None = None
+    key: Name
+    user: Name | None = None
 
 
 class SettingsSet(Params):
@@ -103,9 +103,9 @@ class SettingsSet(Params):
     method: ClassVar[str] = "settings.set"
     right: ClassVar[Right] = "use"
 
-    key: str
+    key: Name
     value: Value
-    user: str | None = None
+    user: Name | None = None
 
 
 class SettingsUnset(Params):
@@ -114,8 +114,8 @@ class SettingsUnset(Params):
     method: ClassVar[str] = "settings.unset"
     right: ClassVar[Right] = "use"
 
-    key: str
-    user: str | None = None
+    key: Name
+    user: Name | None = None
 
 
 class SettingList(Struct):
@@ -124,7 +124,9 @@ class SettingList(Struct):
     settings: list[SettingRow]
 
 
-DAEMON = "daemon"
+DAEMON = "*daemon"
+"""The owner of the daemon's settings: no account can have this name."""
+
 EVERYBODY = "*"
 
 

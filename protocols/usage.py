@@ -8,7 +8,7 @@ from msgspec import Struct, field
 
 from protocols.chat import TokenCount
 from protocols.money import NanoUSD
-from protocols.rpc import Params, Right
+from protocols.rpc import Name, Params, Right
 
 TokenSource = Literal["provider", "tokenizer", "estimate"]
 CostSource = Literal["price", "free", "estimated", "unknown"]
@@ -80,14 +80,14 @@ class UsageQuery(Params):
     right: ClassVar[Right] = "use"
 
     last: int = 100
-    before: str | None = None
-    since: str | None = None
-    until: str | None = None
-    user: str | None = None
-    app: str | None = None
-    model: str | None = None
-    task: str | None = None
-    conversation: str | None = None
+    before: Name | None = None
+    since: Name | None = None
+    until: Name | None = None
+    user: Name | None = None
+    app: Name | None = None
+    model: Name | None = None
+    task: Name | None = None
+    conversation: Name | None = None
 
     def __post_init__(self) -> None:
         """`last` is bounded so that one answer stays readable."""
@@ -132,9 +132,9 @@ class SpendQuery(Params):
     right: ClassVar[Right] = "use"
 
     by: GroupBy | None = None
-    since: str | None = None
-    until: str | None = None
-    user: str | None = None
+    since: Name | None = None
+    until: Name | None = None
+    user: Name | None = None
 
 
 class Spend(Struct, omit_defaults=True):

@@ -231,7 +231,7 @@ async def open_books(
                 watchers: dict[Ref[Any], None] = {}
                 settings = await actors.start(lambda: settings_class(store, clock, config or {}, watchers))
                 ledger = await actors.start(lambda: ledger_class(store, clock, dispatched))
-                for hold in (await ledger.call(ReadBooks(since=0))).open_holds:
+                for hold in (await ledger.call(ReadBooks())).open_holds:
                     await ledger.call(recovered(hold, sent=sent is None or hold.start.usage_id in sent))
                 dispatched.start_over()
                 budget = await actors.start(lambda: budget_class(ledger, settings, limits or Limits(), zone, clock))

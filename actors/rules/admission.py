@@ -59,7 +59,7 @@ def scopes_of(user: str, app: str, provider: str) -> tuple[str, ...]:
 def accounts_of(scopes: Iterable[str], spans: Iterable[Span]) -> tuple[Account, ...]:
     """The accounts of these scopes in these periods."""
     spans = tuple(spans)
-    return tuple(Account(scope, span.period, span.starts_at) for scope in scopes for span in spans)
+    return tuple(Account(scope, span.period, span.label) for scope in scopes for span in spans)
 
 
 def limit_of(scope: str, limits: Limits, own: Mapping[str, Limit]) -> Limit:
@@ -77,6 +77,8 @@ def limit_of(scope: str, limits: Limits, own: Mapping[str, Limit]) -> Limit:
 
 def refusal(bound: Iterable[tuple[Account, Balance, NanoUSD]], amount: int) -> Refusal | None:
     """The first limit that `amount` does not fit below, or None; one that it can't fit even with nothing held comes first."""
+    if amount == 0:  # what is free passes limits that are used up, or were lowered
+        return None
     found = None
     for account, balance, limit in bound:
         if balance.spent + balance.held + amount > limit:

@@ -10,9 +10,10 @@ from protocols.budget import Period
 
 
 class Span(Struct, frozen=True):
-    """A period: its first instant and the first instant after it, in seconds since 1970."""
+    """A period: the calendar's name for it (`2026-11`, `2026-11-21`), its first instant and the first after it, in seconds since 1970."""
 
     period: Period
+    label: str
     starts_at: int
     ends_at: int
 
@@ -24,12 +25,22 @@ def span_of(period: Period, at_us: int, zone: tzinfo) -> Span:
     following = (
         (first.replace(day=28) + timedelta(days=4)).replace(day=1) if period == "month" else first + timedelta(days=1)
     )
-    return Span(period, _midnight(first, zone), _midnight(following, zone))
+    return Span(period, _label(period, first), _midnight(first, zone), _midnight(following, zone))
+
+
+def label_before(span: Span) -> str:
+    """The label of the month or day before."""
+    first = date.fromisoformat(f"{span.label}-01" if span.period == "month" else span.label)
+    return _label(span.period, first - timedelta(days=1))
 
 
 def local_date(at_us: int, zone: tzinfo) -> str:
     """The date on which an instant (µs) lies, as YYYY-MM-DD."""
     return datetime.fromtimestamp(at_us // 1_000_000, zone).date().isoformat()
+
+
+def _label(period: Period, day: date) -> str:
+    return day.isoformat()[:7] if period == "month" else day.isoformat()
 
 
 def _midnight(day: date, zone: tzinfo) -> int:

@@ -107,7 +107,7 @@ def _chosen(asked: Asked, world: World, made: Plan) -> list[Target]:
         _take(made, "explicit_provider", first, f"the call names the provider `{view.name}`")
         return [first]
     if asked.default_model is not None:
-        target = resolve(asked.default_model, None, world, made.steps)
+        target = _default(asked.default_model, world, made.steps)
         _take(made, "daemon_default", target, "the setting `default_model`")
         return [target]
     available = next(_lower(asked, world), None)
@@ -130,6 +130,15 @@ def _lower(asked: Asked, world: World) -> Iterator[Target]:
         first = _first_of(view, world)
         if first is not None:
             yield first
+
+
+def _default(name: str, world: World, steps: list[Step]) -> Target:
+    """The default model; a wrong one is told with where it stands."""
+    try:
+        return resolve(name, None, world, steps)
+    except QuorumError as wrong:
+        message = f"the setting `default_model` is wrong: {wrong.message}"
+        raise type(wrong)(message, detail=wrong.detail) from wrong
 
 
 def resolve(name: str, provider: str | None, world: World, steps: list[Step]) -> Target:

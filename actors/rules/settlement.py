@@ -33,7 +33,7 @@ def charge(
     price: Price | None,
     held: NanoUSD,
     tokens: TokenCount | None,
-    prompt: str,
+    prompt_tokens: int,
     emitted: str,
     streamed: bool,
     policy: BillingOnCancel,
@@ -42,13 +42,13 @@ def charge(
     """The charge of an attempt: by the provider's own count where it gave one, else by what was emitted.
 
     An answer that was not streamed is billed whole when we hang up, and so is every answer of a provider with the policy
-    `whole`: what it would have come to nobody knows, so it is charged at the hold. `prompt` is the prompt's text.
+    `whole`: what it would have come to nobody knows, so it is charged at the hold. `prompt_tokens` is our own count of the prompt.
     """
     if ending == "refused":
         return Charge(TokenCount(), "estimate", NanoUSD(0), "free" if price is FREE else "price")
     if ending == "complete" and tokens is not None:
         return _priced(price, tokens, "provider", "price", at_s)
-    seen = _seen(tokens, prompt, emitted)
+    seen = _seen(tokens, prompt_tokens, emitted)
     whole = not streamed or (ending == "aborted" and policy == "whole")
     if ending != "complete" and whole and price is not FREE and price is not None:
         return Charge(seen, "estimate", held, "estimated")
@@ -58,13 +58,13 @@ def charge(
     return Charge(seen, "estimate", min(charged.cost, held), charged.cost_source)
 
 
-def _seen(tokens: TokenCount | None, prompt: str, emitted: str) -> TokenCount:
+def _seen(tokens: TokenCount | None, prompt_tokens: int, emitted: str) -> TokenCount:
     """The count that we can vouch for: the provider's where it had come, else our estimate."""
     known = tokens or TokenCount()
     response = max(known.response, emitted_estimate(emitted))
     if known.prompt:
         return TokenCount(known.prompt, known.cached, known.cache_write, response, min(known.reasoning, response))
-    return TokenCount(prompt=emitted_estimate(prompt), response=response)
+    return TokenCount(prompt=prompt_tokens, response=response)
 
 
 def _priced(

@@ -24,18 +24,25 @@ _EMPTY = bytes(_SLOT)
 class Dispatched:
     """The marks of one state folder.
 
-    State: the mapped file, the slots that are free, and the slot of each marked attempt.
+    State: the mapped file, the slots that are free, and the slot of each marked attempt. Slots that an earlier process marked
+    are not free before `start_over`.
     """
 
-    def __init__(self, memory: mmap.mmap, boot_id: str) -> None:
+    def __init__(self, memory: mmap.mmap, boot_id: str, free: list[int]) -> None:
         self._memory = memory
         self._boot_id = boot_id
-        self._free = list(range(_SLOTS))
+        self._free = free
         self._slot_of: dict[str, int] = {}
 
     def start_over(self) -> None:
-        """Forgets the marks of an earlier process. Not before its holds are closed: who is killed in between needs them again."""
-        self._memory[:_SIZE] = self._boot_id.encode().ljust(_HEADER, b"\0")[:_HEADER] + bytes(_SIZE - _HEADER)
+        """Forgets the marks of an earlier process and keeps our own. Not before its holds are closed: who is killed in between needs them again."""
+        table = bytearray(self._boot_id.encode().ljust(_HEADER, b"\0")[:_HEADER] + bytes(_SIZE - _HEADER))
+        ours = set(self._slot_of.values())
+        for slot in ours:
+            start = _HEADER + slot * _SLOT
+            table[start : start + _SLOT] = self._memory[start : start + _SLOT]
+        self._memory[:_SIZE] = bytes(table)
+        self._free = [slot for slot in range(_SLOTS) if slot not in ours]
 
     def mark(self, usage_id: str) -> None:
         """The request is about to leave. Marking twice is one mark. Raises Busy when no mark is free."""
@@ -72,7 +79,7 @@ class Dispatched:
 
 
 def open_dispatched(path: Path, boot_id: str) -> tuple[Dispatched, frozenset[str] | None]:
-    """The marks, to be used after `start_over`, and the attempts that an earlier process had marked: None when nobody can know (the machine rebooted, or the
+    """The marks, and the attempts that an earlier process had marked: None when nobody can know (the machine rebooted, or the
     file is not ours), so that every open hold counts as sent.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -82,7 +89,8 @@ def open_dispatched(path: Path, boot_id: str) -> tuple[Dispatched, frozenset[str
         memory = mmap.mmap(descriptor, _SIZE)
     finally:
         os.close(descriptor)
-    return Dispatched(memory, boot_id), before
+    free = range(_SLOTS) if before is None else _unmarked(memory)  # under a header that is not ours all counts as sent
+    return Dispatched(memory, boot_id, list(free)), before
 
 
 def boot_id() -> str:
@@ -93,10 +101,13 @@ def boot_id() -> str:
         return f"unknown {secrets.token_hex(16)}"
 
 
+def _unmarked(memory: mmap.mmap) -> list[int]:
+    starts = range(_HEADER, _SIZE, _SLOT)
+    return [slot for slot, start in enumerate(starts) if memory[start : start + _SLOT] == _EMPTY]
+
+
 def _read(descriptor: int, boot: str) -> frozenset[str] | None:
     data = os.pread(descriptor, _SIZE, 0)
-    if not data:
-        return frozenset()
     if len(data) != _SIZE or data[:_HEADER].rstrip(b"\0").decode("ascii", "replace") != boot:
         return None
     slots = (data[start : start + _SLOT].rstrip(b"\0") for start in range(_HEADER, _SIZE, _SLOT))

@@ -10,7 +10,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -18,6 +18,7 @@ import aiosqlite
 import structlog
 
 from actors.store.queries import Statement, migrations
+from actors.store.reserve import Reserve
 from protocols.errors import Internal, LedgerReadonly, QuorumError
 
 T = TypeVar("T")
@@ -27,11 +28,17 @@ Durability = Literal["power", "process"]
 APPLICATION_ID = 0x71726D64
 """`qrmd`, so that `file` and we can tell our database from another."""
 
-READ_AT_START = ("accounts", "account_sets", "holds", "settings")
-"""The small tables, which the actors read whole when they open."""
+READ_AT_START = (
+    "SELECT * FROM holds",
+    "SELECT * FROM settings",
+    "SELECT * FROM accounts WHERE period = 'month' ORDER BY label DESC LIMIT 1000",
+    "SELECT * FROM accounts WHERE period = 'day' ORDER BY label DESC LIMIT 1000",
+    "SELECT * FROM account_sets ORDER BY set_id DESC LIMIT 1000",
+)
+"""About what the actors read when they open: not the history, which grows."""
 
 RETRY_S = 0.5
-"""Seconds between tries to write what must be written while the disk is full."""
+"""Seconds between tries to write what must be written, and between looks for room, while the disk is full."""
 
 _FULL = frozenset({sqlite3.SQLITE_FULL})
 _FATAL = frozenset(
@@ -44,6 +51,9 @@ _FATAL = frozenset(
     }
 )
 """Errors after which nobody knows what the database holds. Any other is one submission's own: the rest commits without it."""
+
+_MAYBE_FULL = _FULL | {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
+"""What opening says on a full disk: the files beside the database can't be made."""
 
 log = structlog.get_logger("store")
 
@@ -95,12 +105,16 @@ class _Connection(aiosqlite.Connection):
 class Store:
     """The open database.
 
-    State: submissions that wait, whether the disk is full, and why the database is unusable if it is.
+    State: submissions that wait, whether the disk is full (from the first failure until the reserve is whole again), how many
+    that had to be written were not, and why the database is unusable if it is.
     """
 
-    def __init__(self, writer: _Connection, reader: _Connection, broken: str | None) -> None:
+    def __init__(self, writer: _Connection, reader: _Connection, reserve: Reserve, broken: str | None) -> None:
         self._writer = writer
         self._reader = reader
+        self._reserve = reserve
+        self._leaving = asyncio.Event()
+        self._lost = 0
         self._waiting: list[_Submission] = []
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -114,11 +128,16 @@ class Store:
     def __repr__(self) -> str:
         return f"<Store {len(self._waiting)} waiting{', full' if self.full else ''}{', broken' if self.broken else ''}>"
 
+    def check_room(self) -> None:
+        """Raises LedgerReadonly while the disk is full: what is left of it is for what must be written."""
+        if self.full:
+            raise _disk_full()
+
     def submit(self, *rows: Row, must: bool = False, then: Callable[[], None] | None = None) -> asyncio.Future[None]:
         """Adds rows to the next commit; the future is done when it is durable.
 
         It fails with LedgerReadonly when the disk is full, and with Internal for rows that can't be written; `must` rows are
-        kept while the disk is full and tried again until they are written. `then` is called after the commit, also when the
+        then written from the reserve, or kept and tried again until they are. `then` is called after the commit, also when the
         waiter was cancelled: who waits for `must` rows can be cancelled at any time, others once their rows are decided.
         """
         done = self._loop.create_future() if must else Commit(loop=self._loop)
@@ -126,10 +145,8 @@ class Store:
             done.set_exception(LedgerReadonly(self.broken))
             done.exception()  # seen, as in `refused`
             return done
-        if self.full and self._waiting and not must:
-            done.set_exception(
-                _disk_full()
-            )  # what must be written is tried again and again; this needn't wait behind it
+        if self.full and not must:  # the reserve is for what must be written
+            done.set_exception(_disk_full())
             done.exception()
             return done
         self._waiting.append(_Submission(rows, must, then, done))
@@ -149,24 +166,36 @@ class Store:
         """Prepares the reader and starts the writer."""
         await self._reader.create_function("local_day", 1, local_day, deterministic=True)
         await self._reader.execute("PRAGMA query_only = ON")
+        if self.broken is None and not await self._writer.run(lambda _: self._reserve.take()):
+            self._fill()
         self._pump = self._loop.create_task(self._write(), name="store writer")
 
+    def leave(self) -> None:
+        """From now on what finds no space is given up and logged, not tried again: the daemon ends."""
+        self._leaving.set()
+
     async def close(self) -> None:
-        """Writes what waits (or gives it up while the disk is full) and closes."""
+        """Writes what waits and closes. Raises StoreRefused when the disk is full and what had to be written was not."""
+        self.leave()
         if self._pump is not None:
-            if not self.full:
-                await self.written()
+            await self.written()
             self._pump.cancel()
             with suppress(asyncio.CancelledError):
                 await self._pump
-            _refuse(self._waiting, LedgerReadonly("the disk was full until the ledger closed; the next start recovers"))
         await self._reader.close()
         await self._writer.close()
+        self._reserve.close()
         if not self.failed.done():
             self.failed.cancel()
+        if self._lost:
+            raise StoreRefused(
+                f"the disk is full: {self._lost} settlements could not be written; the next start posts them at their holds"
+            )
 
     async def _write(self) -> None:
         while True:
+            while self.full and not await _set_within(self._wake, RETRY_S):
+                await self._look_for_room()
             await self._wake.wait()
             self._wake.clear()
             while self._waiting:
@@ -185,12 +214,13 @@ class Store:
         except Exception as error:  # noqa: BLE001  whatever it is, each submission must hear of it
             await self._failed(group, error)
         else:
-            self.full = False
             for submission in group:
                 submission.committed()
+            if self.full:
+                await self._look_for_room()
 
     async def _failed(self, group: list[_Submission], error: Exception) -> None:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        code = _code(error)
         if code in _FULL:
             await self._keep_what_must(group)
         elif code in _FATAL:
@@ -212,14 +242,44 @@ class Store:
             self.failed.set_exception(error)
 
     async def _keep_what_must(self, group: list[_Submission]) -> None:
+        self._fill()
+        _refuse([s for s in group if not s.must], _disk_full())
+        kept = [s for s in group if s.must]
+        if not kept:
+            return
+        if await self._writer.run(lambda _: self._reserve.give()):
+            await self._commit(kept)
+        elif self._leaving.is_set():
+            self._lose(kept)
+        else:
+            self._waiting[:0] = kept
+            await _set_within(self._leaving, RETRY_S)
+
+    def _fill(self) -> None:
         if not self.full:
             log.error("disk_full", hint="no paid call starts until there is space")
         self.full = True
-        _refuse([s for s in group if not s.must], _disk_full())
-        kept = [s for s in group if s.must]
-        if kept:
-            self._waiting[:0] = kept
-            await asyncio.sleep(RETRY_S)
+
+    async def _look_for_room(self) -> None:
+        if await self._writer.run(lambda _: self._reserve.take()):
+            self.full = False
+            log.info("disk_has_room")
+
+    def _lose(self, group: list[_Submission]) -> None:
+        """The daemon ends and the disk is still full: the log is the only place left."""
+        for submission in group:
+            statement, parameters = submission.rows[0]
+            log.error("settlement_not_written", statement=statement, parameters=parameters)
+        self._lost += len(group)
+        _refuse(group, LedgerReadonly("the disk was full until the ledger closed; the next start recovers"))
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Waits for the event, at most this long; whether it came."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):  # wait_for may swallow the cancellation of who waits
+            await event.wait()
+    return event.is_set()
 
 
 def _disk_full() -> LedgerReadonly:
@@ -263,19 +323,42 @@ async def open_store(folder: Path, durability: Durability, local_day: Callable[[
     date in the configured time zone of an instant in µs.
     """
     path = folder / "quorumd.sqlite3"
-    try:
-        writer = await _connect(path, durability)
-    except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+    with ExitStack() as opening:
+        try:
+            reserve = Reserve(folder / "reserve")
+        except OSError as error:
             raise StoreRefused(f"{path} can't be opened: {error}") from error
-        broken = f"{path} is damaged ({error}); no paid call runs until it is restored from a backup or moved away"
-        log.critical("ledger_damaged", path=str(path), error=str(error))
-        path, writer = Path("file:broken?mode=memory&cache=shared"), await _connect(None, durability)
-        store = Store(writer, await _open(path, uri=True), broken)
-    else:
-        store = Store(writer, await _open(path), None)
-    await store.start(local_day)
+        opening.callback(reserve.close)
+        try:
+            writer = await _connect_somehow(path, durability, reserve)
+        except sqlite3.DatabaseError as error:
+            if _code(error) not in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+                raise StoreRefused(f"{path} can't be opened: {error}") from error
+            broken = f"{path} is damaged ({error}); no paid call runs until it is restored from a backup or moved away"
+            log.critical("ledger_damaged", path=str(path), error=str(error))
+            path, writer = Path("file:broken?mode=memory&cache=shared"), await _connect(None, durability)
+            store = Store(writer, await _open(path, uri=True), reserve, broken)
+        else:
+            store = Store(writer, await _open(path), reserve, None)
+        await store.start(local_day)
+        opening.pop_all()
     return store
+
+
+async def _connect_somehow(path: Path, durability: Durability, reserve: Reserve) -> _Connection:
+    """Opens the database, on a full disk with the help of the reserve."""
+    while True:
+        try:
+            return await _connect(path, durability)
+        except sqlite3.DatabaseError as error:
+            if _code(error) not in _MAYBE_FULL or not reserve.give():
+                raise
+
+
+def _code(error: Exception) -> int:
+    """SQLite's primary error code; 0 for what is not SQLite's."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF
 
 
 async def _open(path: Path, *, uri: bool = False) -> _Connection:
@@ -307,8 +390,8 @@ def _prepare(connection: sqlite3.Connection, path: Path | None, durability: Dura
     connection.execute("PRAGMA journal_mode = WAL")  # the first that writes: what is not ours was refused before
     connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
     _migrate(connection, path, version)
-    for table in READ_AT_START:
-        connection.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608  a written list; damage shows here, not in an actor
+    for query in READ_AT_START:
+        connection.execute(query).fetchall()  # damage shows here, not in an actor
 
 
 def _version(connection: sqlite3.Connection, path: Path | None) -> int:

@@ -4,15 +4,15 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from structlog.testing import capture_logs
-from worlds import attempt_end, calm, month, open_books, rows, until
+from worlds import NOON, TurnedClock, attempt_end, calm, month, open_books, rows, until
 
 from actors.base import handles
 from actors.budget import BudgetActor
 from actors.ledger import Ledger
 from actors.rules.admission import Limits
 from actors.store import sqlite
-from protocols.budget import PostHold, PostSettlement, Reserve, Settle, Standing, Verify
-from protocols.errors import BudgetExceeded, BudgetHeld, Internal, LedgerReadonly, PriceUnknown
+from protocols.budget import Account, PostHold, PostSettlement, Reserve, Settle, Standing, Verify
+from protocols.errors import BudgetExceeded, BudgetHeld, Busy, Internal, LedgerReadonly, PriceUnknown
 from protocols.request import Request
 
 pytestmark = pytest.mark.anyio
@@ -64,12 +64,9 @@ async def balanced(books):
     verdict = await books.ledger.call(Verify())
     assert verdict.problems == []
     in_memory = books.budget.incarnation._balances
-    for scope, period, starts_at, spent, held in books.rows(
-        "SELECT scope, period, starts_at, spent, held FROM accounts"
-    ):
-        for account, balance in in_memory.items():
-            if (account.scope, account.period, account.starts_at) == (scope, period, starts_at):
-                assert (balance.spent, balance.held) == (spent, held)
+    for scope, period, label, spent, held in books.rows("SELECT scope, period, label, spent, held FROM accounts"):
+        balance = in_memory.get(Account(scope, period, label))
+        assert balance is None or (balance.spent, balance.held) == (spent, held)
 
 
 async def settled(books, amount, **who):
@@ -308,12 +305,103 @@ async def test_a_day_of_a_clock_change_is_as_long_as_it_is(opened, noon, hours):
         await books.reserve(100)
 
 
-async def test_a_clock_that_goes_back_stays_in_its_period(opened):
-    async with opened(Limits(daemon=month(day=100))) as books:
+async def spend(books):
+    return [(await books.spent_and_held("daemon", period))[0] for period in ("month", "day")]
+
+
+DAILY = Limits(daemon=month(1000, day=1000))
+
+
+@pytest.mark.parametrize(
+    ("back_to", "label"),
+    [("2027-03-09T23:55:00Z", "2027-03-10"), ("2027-03-09T23:54:59Z", "2027-03-09")],
+)
+async def test_a_small_step_back_stays_in_the_period_and_a_large_one_leaves_it(opened, back_to, label):
+    async with opened(DAILY) as books:
+        books.clock.set("2027-03-10T00:00:01Z")
         await settled(books, 100)
-        books.clock.set("2027-03-09T23:00:00Z")
+        books.clock.set(back_to)
+        assert (await books.standing())["daemon", "day"].starts_at.startswith(label)
+
+
+@pytest.mark.parametrize("away", ["2027-03-11T12:00:00Z", "2027-04-01T12:00:00Z", "2036-01-01T00:00:00Z"])
+@pytest.mark.parametrize("restart", [(), ("away",), ("back",), ("away", "back")])
+async def test_a_clock_that_goes_forward_and_back_finds_the_spend_again(opened, away, restart):
+    clock = TurnedClock()
+    async with opened(DAILY, clock=clock) as books:
+        await settled(books, 100)
+        clock.set(away)
+        if "away" not in restart:
+            await settled(books, 30)
+            clock.set(NOON)
+            if "back" not in restart:
+                assert await spend(books) == [130 if away < "2027-04" else 100, 100]
+                await settled(books, 1)
+                await balanced(books)
+    if "away" in restart:
+        async with opened(DAILY, clock=clock) as books:
+            await settled(books, 30)
+            clock.set(NOON)
+            if "back" not in restart:
+                await reopened_if_needed(books)
+                assert await spend(books) == [130 if away < "2027-04" else 100, 100]
+                await settled(books, 1)
+                await balanced(books)
+    async with opened(DAILY, clock=clock) as books:
+        in_march = 30 if away < "2027-04" else 0
+        once_more = 0 if "back" in restart else 1
+        assert await spend(books) == [100 + in_march + once_more, 100 + once_more]
+        await settled(books, 1)
+        await balanced(books)
+
+
+async def reopened_if_needed(books):
+    with capture_logs():
+        try:
+            await books.standing()
+        except Busy:
+            await until(lambda: books.budget.incarnation)
+
+
+async def test_a_clock_that_goes_back_beyond_what_is_in_memory_has_it_read(opened):
+    async with opened(DAILY) as books:
+        await settled(books, 100)
+        for _ in range(3):
+            await books.clock.turn(40 * 86_400)
+            await settled(books, 1)
+        books.clock.set(NOON)
+        with capture_logs() as logged:
+            with pytest.raises(Busy):
+                await books.reserve(1)
+            await until(lambda: books.budget.incarnation)
+        assert [event["event"] for event in logged] == ["actor_crashed"]
+        assert await spend(books) == [100, 100]
         with pytest.raises(BudgetExceeded):
-            await books.reserve(1)
+            await books.reserve(901)
+        await settled(books, 900)
+        await balanced(books)
+
+
+@pytest.mark.parametrize(
+    "zones",
+    [("UTC", "Europe/Berlin"), ("Pacific/Kiritimati", "Pacific/Pago_Pago"), ("Pacific/Pago_Pago", "Asia/Tokyo")],
+)
+@pytest.mark.parametrize("at", ["2027-03-10T12:00:00Z", "2027-03-31T09:30:00Z"])
+async def test_a_change_of_the_time_zone_keeps_the_months_spend(opened, tmp_path, zones, at):
+    clock = TurnedClock(at)
+    async with opened(MONTHLY, clock=clock, zone=ZoneInfo(zones[0])) as books:
+        await settled(books, 60)
+    async with opened(MONTHLY, clock=clock, zone=ZoneInfo(zones[1])) as books:
+        if at < "2027-03-11":
+            assert await books.spent_and_held("daemon") == (60, 0)
+            with pytest.raises(BudgetExceeded):
+                await books.reserve(41)
+        await settled(books, 40)
+        await balanced(books)
+    if at < "2027-03-11":
+        assert rows(tmp_path, "SELECT label, spent FROM accounts WHERE scope = 'daemon' AND period = 'month'") == [
+            ("2027-03", 100)
+        ]
 
 
 async def test_a_hold_belongs_to_the_period_in_which_it_was_taken(opened):
@@ -324,8 +412,8 @@ async def test_a_hold_belongs_to_the_period_in_which_it_was_taken(opened):
         assert await books.spent_and_held("daemon") == (0, 0)
         await books.settle(usage_id, 80)
         assert await books.spent_and_held("daemon") == (0, 0)
-        found = books.rows("SELECT period, starts_at, spent, held FROM accounts WHERE scope = 'daemon' AND spent > 0")
-        assert sorted(found) == [("day", 1806451200, 80, 0), ("month", 1803859200, 80, 0)]
+        found = books.rows("SELECT period, label, spent, held FROM accounts WHERE scope = 'daemon' AND spent > 0")
+        assert sorted(found) == [("day", "2027-03-31", 80, 0), ("month", "2027-03", 80, 0)]
         await balanced(books)
 
 

@@ -4,11 +4,12 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from structlog.testing import capture_logs
-from worlds import attempt_end, attempt_start, open_books, rows, until
+from worlds import TurnedClock, attempt_end, attempt_start, open_books, rows, until
 
 from actors.base import handles
 from actors.clock import parse_rfc3339
 from actors.ledger import Ledger, last_id, recovered
+from actors.store.sqlite import Store
 from protocols.budget import (
     Account,
     OpenHold,
@@ -27,7 +28,7 @@ from protocols.usage import SpendQuery, UsageQuery
 
 pytestmark = pytest.mark.anyio
 
-DAEMON, ANA = Account("daemon", "month", 1000), Account("user:ana", "month", 1000)
+DAEMON, ANA = Account("daemon", "month", "2027-03"), Account("user:ana", "month", "2027-03")
 
 
 class Break(Request[None], frozen=True):
@@ -37,7 +38,6 @@ class Break(Request[None], frozen=True):
 class BreakableLedger(Ledger):
     @handles(Break)
     def broken(self, _):
-        self._account_ids.clear()
         self._sets.clear()
         self._set_ids.clear()
         raise ZeroDivisionError
@@ -115,10 +115,10 @@ async def test_the_journal_is_append_only(books, tmp_path, sql):
 @pytest.mark.parametrize(
     ("sql", "problem"),
     [
-        ("UPDATE accounts SET spent = 8 WHERE scope = 'daemon'", "daemon month from 1000: balance says spent 8"),
+        ("UPDATE accounts SET spent = 8 WHERE scope = 'daemon'", "daemon 2027-03: balance says spent 8"),
         (
             "UPDATE accounts SET held = 1 WHERE scope = 'user:ana'",
-            "user:ana month from 1000: balance says spent 7, held 1",
+            "user:ana 2027-03: balance says spent 7, held 1",
         ),
         ("DELETE FROM usage", "the journal holds 0 and spent 7, its usage row cost None"),
         ("UPDATE usage SET cost = 6", "the journal holds 0 and spent 7, its usage row cost 6"),
@@ -160,7 +160,7 @@ async def test_a_hold_of_a_dead_process_is_void_or_spent(books, sent, status, co
     assert books.rows("SELECT spent, held FROM accounts") == [(spent, 0), (spent, 0)]
     holds = (await books.ledger.call(ReadHolds())).holds
     assert [(row.state, row.amount_nano_usd) for row in holds] == listed
-    assert (await books.ledger.call(ReadBooks(0))).open_holds == []
+    assert (await books.ledger.call(ReadBooks())).open_holds == []
     assert await problems(books) == []
 
 
@@ -182,13 +182,13 @@ async def test_the_mark_of_a_request_that_left_is_cleared_by_its_settlement(book
     assert usage_id not in books.dispatched
 
 
-async def test_books_are_the_balances_since_an_instant_or_with_holds(books):
-    old = Account("daemon", "month", 10)
+async def test_books_are_the_balances_since_a_label_or_with_holds(books):
+    old = Account("daemon", "month", "2026-12")
     await books.ledger.call(PostHold(books.start(), 10, (old,)))
     await posted(books)
-    found = (await books.ledger.call(ReadBooks(500))).balances
+    found = (await books.ledger.call(ReadBooks("2027-03"))).balances
     assert {account: (b.spent, b.held) for account, b in found.items()} == {old: (0, 10), DAEMON: (7, 0), ANA: (7, 0)}
-    assert set((await books.ledger.call(ReadBooks(5000))).balances) == {old}
+    assert set((await books.ledger.call(ReadBooks("2027-04", "2027-04-01"))).balances) == {old}
 
 
 async def test_a_set_of_accounts_is_one_set_in_whatever_order_it_is_named(books):
@@ -209,6 +209,51 @@ async def test_sets_stay_what_they_are_over_many_restarts(tmp_path):
         assert await problems(books) == []
 
 
+WHO = [("ana", "editor"), ("bob", "editor"), ("ana/kid", "agent"), ("cleo", "new")]
+
+
+async def test_ids_never_collide_although_the_past_is_not_read(tmp_path):
+    clock = TurnedClock("2027-01-30T22:00:00Z")
+    for day in range(5):
+        open_hold = None
+        for users in (WHO[: day + 1], WHO[::-1], WHO):
+            async with open_books(tmp_path, clock=clock) as books:
+                if open_hold is None:
+                    open_hold = await books.reserve(10, "over midnight")
+                    await clock.turn(86_400)
+                for user, app in users:
+                    await books.settle(await books.reserve(10, user, app), 7)
+                await books.settle(open_hold, 8)
+                assert await problems(books) == []
+                assert len({max(a.label for a in s) for s in books.ledger.incarnation._sets}) <= 2
+    assert rows(tmp_path, "SELECT count(*) = count(DISTINCT scope || label) FROM accounts") == [(1,)]
+
+
+async def test_opening_reads_the_recent_part_of_a_years_history(tmp_path, monkeypatch):
+    clock, users = TurnedClock("2026-03-10T12:00:00Z"), ["ana", "bob", "cleo"]
+    async with open_books(tmp_path, clock=clock) as books:
+        for _ in range(366):
+            for user in users:
+                await books.settle(await books.reserve(10, user), 7)
+            await clock.turn(86_400)
+        of_a_year = len(books.budget.incarnation._balances), len(books.ledger.incarnation._set_ids)
+    assert rows(tmp_path, "SELECT count(*) FROM accounts") == [((366 + 13) * 6,)]
+    counted, read = [], Store.read
+
+    async def counting(*asked):
+        found = await read(*asked)
+        counted.append(len(found))
+        return found
+
+    monkeypatch.setattr(Store, "read", counting)
+    async with open_books(tmp_path, clock=clock) as books:
+        in_memory = len(books.budget.incarnation._balances), len(books.ledger.incarnation._set_ids)
+        assert (await books.spent_and_held("daemon"))[0] == 10 * 3 * 7
+    assert max(counted) == 2 * 3 * 8  # the members of the sets of two days
+    assert in_memory == (18, 6)
+    assert of_a_year == (24, 6)
+
+
 async def test_a_crashed_ledger_comes_back_with_its_ids_while_postings_wait(books):
     await posted(books)
     with capture_logs():
@@ -227,7 +272,7 @@ async def test_rows_submitted_before_a_crash_are_known_after_it(books):
             await books.ledger.call(Break())
         await done
         await until(lambda: books.ledger.incarnation)
-    assert len((await books.ledger.call(ReadBooks(0))).open_holds) == 1
+    assert len((await books.ledger.call(ReadBooks())).open_holds) == 1
     assert await problems(books) == []
 
 
@@ -334,4 +379,4 @@ async def test_the_highest_id_is_known_wherever_it_stands(books):
 
 async def test_a_ledger_tells_its_state(books):
     await posted(books)
-    assert repr(books.ledger) == "<Ledger 2 accounts, <Store 0 waiting>>"
+    assert repr(books.ledger) == "<Ledger 1 sets of accounts, <Store 0 waiting>>"

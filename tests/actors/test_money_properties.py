@@ -3,7 +3,8 @@
 import asyncio
 import sqlite3
 import tempfile
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from datetime import UTC, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import uvloop
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
-from worlds import TurnedClock, attempt_end, month, open_books
+from worlds import TurnedClock, attempt_end, month, open_books, until
 
 from actors.base import handles
 from actors.budget import BudgetActor
@@ -19,7 +20,7 @@ from actors.ledger import Ledger
 from actors.rules.admission import Limits
 from actors.store import sqlite
 from protocols.budget import Reserve, Settle, Verify
-from protocols.errors import BudgetExceeded, BudgetHeld, PriceUnknown, QuorumError
+from protocols.errors import BudgetExceeded, BudgetHeld, Busy, PriceUnknown, QuorumError
 from protocols.request import Request
 
 USERS = ("ana", "ana/kid", "bob")
@@ -65,7 +66,8 @@ class BreakableBudget(BudgetActor):
 class BreakableLedger(Ledger):
     @handles(Break)
     def broken(self, _):
-        self._account_ids.clear()
+        self._sets.clear()
+        self._set_ids.clear()
         raise ZeroDivisionError
 
 
@@ -102,6 +104,7 @@ class Play:
     def __init__(self, folder):
         self.folder = folder
         self.clock = TurnedClock()
+        self.zone = UTC
         self.exits = AsyncExitStack()
         self.holds = []
         self.running = set()
@@ -109,7 +112,12 @@ class Play:
 
     async def open(self):
         books = open_books(
-            self.folder, limits=LIMITS, clock=self.clock, ledger_class=BreakableLedger, budget_class=BreakableBudget
+            self.folder,
+            limits=LIMITS,
+            clock=self.clock,
+            zone=self.zone,
+            ledger_class=BreakableLedger,
+            budget_class=BreakableBudget,
         )
         self.books = await self.exits.enter_async_context(books)
 
@@ -133,7 +141,7 @@ class Play:
         if not task.cancelled() and task.exception() is not None:
             self.failed.append(task.exception())
 
-    async def step(self, step):  # noqa: C901  a flat table
+    async def step(self, step):  # noqa: C901, PLR0912  a flat table
         match step:
             case ("reserve", who, amount):
                 self.at_once(self.reserve(who, amount))
@@ -164,8 +172,18 @@ class Play:
                 await self.close()
                 self.holds.clear()
                 await self.open()
+            case ("moved", hours):
+                self.zone = timezone(timedelta(hours=hours))
+                await self.step(("restart",))
             case ("tomorrow",):
                 await self.clock.turn(86_400)
+            case ("back", days):
+                await self.rest()
+                self.clock.wall_us -= days * 86_400_000_000
+                if self.books.budget.incarnation is not None:
+                    with suppress(Busy):
+                        await self.books.standing()
+                await until(lambda: self.books.budget.incarnation)
 
     async def reserve(self, who, amount):
         start = self.books.start(*who)
@@ -188,22 +206,22 @@ class Play:
         in_database = {
             (scope, period): (spent, held)
             for scope, period, spent, held in self.books.rows(
-                "SELECT scope, period, spent, held FROM accounts ORDER BY starts_at"
+                "SELECT scope, period, spent, held FROM accounts ORDER BY label"
             )
         }
         for (scope, period), row in (await self.books.standing()).items():
             now = self.books.budget.incarnation._balances
             assert row.spent_nano_usd + row.held_nano_usd >= 0
             if any(a.scope == scope and a.period == period for a in now) and (scope, period) in in_database:
-                newest = max(a.starts_at for a in now if (a.scope, a.period) == (scope, period))
+                newest = max(a.label for a in now if (a.scope, a.period) == (scope, period))
                 (stored,) = self.books.rows(
                     "SELECT coalesce(sum(spent), 0), coalesce(sum(held), 0) FROM accounts "
-                    "WHERE scope = ? AND period = ? AND starts_at = ?",
+                    "WHERE scope = ? AND period = ? AND label = ?",
                     scope,
                     period,
                     newest,
                 )
-                balance = next(b for a, b in now.items() if (a.scope, a.period, a.starts_at) == (scope, period, newest))
+                balance = next(b for a, b in now.items() if (a.scope, a.period, a.label) == (scope, period, newest))
                 assert (balance.spent, balance.held) == stored
 
 
@@ -222,6 +240,8 @@ STEP = st.one_of(
     st.tuples(st.just("crash"), st.sampled_from(("budget", "budget", "ledger"))),
     st.just(("restart",)),
     st.just(("tomorrow",)),
+    st.tuples(st.just("moved"), st.sampled_from((-12, 0, 14))),
+    st.tuples(st.just("back"), st.sampled_from((1, 2, 12))),
 )
 
 

@@ -189,7 +189,7 @@ async def test_a_provider_that_does_not_answer_the_probe_in_time_has_failed(simu
     ("behaviour", "state"),
     [
         ({"fail": 401}, "misconfigured"),
-        ({"fail": 403}, "misconfigured"),
+        ({"fail": 403}, "healthy"),  # a key that may not list models may well be good for calls
         ({"fail": 429, "retry_after_s": 20}, "rate_limited"),
         ({"fail": 500}, "unknown"),
         ({"garbage": True}, "unknown"),

@@ -6,6 +6,7 @@ from worlds import calm, open_books
 
 from actors.session import Sessions
 from protocols.session import CloseSession, ListSessions, OpenSession, Prefer, Spent
+from protocols.settings import DAEMON
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +37,7 @@ async def test_preferences_come_from_the_settings_and_follow_their_changes(books
     session = await sessions.call(OpenSession("ana", "editor"))
     assert (await session.call(Prefer("editor"))).default_max_tokens == 1024
     await books.change("default_max_tokens", 77)
-    await books.change("default_model", "ollama:llama", "daemon")
+    await books.change("default_model", "ollama:llama", DAEMON)
     preferences = await session.call(Prefer("editor"))
     assert (preferences.default_max_tokens, preferences.default_model) == (77, "ollama:llama")
 
@@ -64,14 +65,14 @@ async def test_a_session_that_is_idle_for_long_leaves(books, sessions):
 
 async def test_the_idle_time_is_a_setting_that_holds_at_once(books, sessions):
     await sessions.call(OpenSession("ana", "editor"))
-    await books.change("session.idle_s", 1.0, "daemon")
+    await books.change("session.idle_s", 1.0, DAEMON)
     await calm()
     await books.clock.turn(30)
     assert await live(sessions) == []
 
 
 async def test_above_the_bound_the_least_recently_used_leaves(books, sessions):
-    await books.change("session.max", 2, "daemon")
+    await books.change("session.max", 2, DAEMON)
     await calm()
     for user in ("ana", "bob", "ana", "cleo"):
         await sessions.call(OpenSession(user, "editor"))

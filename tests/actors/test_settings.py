@@ -9,7 +9,7 @@ from actors.base import Actor, handles
 from actors.settings import check_config
 from actors.supervise import Supervisor
 from protocols.errors import BadRequest
-from protocols.settings import ReadSettings, SettingChanged, SettingsOf, WatchSettings
+from protocols.settings import DAEMON, ReadSettings, SettingChanged, SettingsOf, WatchSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -63,7 +63,7 @@ async def test_a_users_own_value_comes_before_the_daemons_the_configs_and_the_de
 
 
 async def test_a_setting_of_the_daemon_is_one_for_all(books):
-    await books.change("default_model", "ollama:llama", "daemon")
+    await books.change("default_model", "ollama:llama", DAEMON)
     in_force = await books.settings.call(SettingsOf("ana"))
     assert (in_force.daemon.default_model, in_force.user.default_max_tokens) == ("ollama:llama", 500)
 

@@ -178,7 +178,7 @@ class TestMistakes:
         with pytest.raises(UnknownProvider, match="there are: sim"):
             daemon.call("models", provider="smi")
 
-    @pytest.mark.parametrize("when", ["yesterday", "", "2027-13-01", "9" * 50, "x" * 100_000])
+    @pytest.mark.parametrize("when", ["yesterday", "", "2027-13-01", "9" * 50, "x" * 256])
     @pytest.mark.parametrize(("method", "more"), [("usage", {}), ("spend", {"by": "day"})])
     def test_a_time_that_is_none_says_how_one_is_written(self, daemon, method, more, when):
         with pytest.raises(BadRequest, match="write it like 2027-01-31T12:00:00Z"):

@@ -46,6 +46,13 @@ def daemon(provider):
         yield daemon
 
 
+@pytest.fixture
+def saying(provider):
+    """Lets every answer be a text that is too long for a model's name."""
+    yield lambda text: provider.set(text=text)
+    provider.reset()
+
+
 @pytest.fixture(autouse=True)
 def unharmed(daemon):
     """Whatever a client did: the daemon is the same process, answers, holds nothing, and its log knows of no defect."""
@@ -279,9 +286,10 @@ class TestSlow:
         assert frames_of(heard)[-1].code == "protocol"
         assert time.monotonic() - began < STALL_S * 4
 
-    def test_one_that_never_reads_64_streams_is_cut_and_memory_does_not_grow(self, daemon):
+    def test_one_that_never_reads_64_streams_is_cut_and_memory_does_not_grow(self, daemon, saying):
         """The first round shows what 64 streams cost at all, connections to the provider above all."""
-        model = "sim:" + simulated_provider.model(chunks=250, text="0123456789" * 500)
+        saying("0123456789" * 500)
+        model = "sim:" + simulated_provider.model(chunks=250)
         params = {"messages": PLEASE, "model": model, "stream": True, "max_tokens": 10**6}
         calls = [{"t": "call", "id": n, "method": "chat", "params": params} for n in range(64)]
         used = []
@@ -292,6 +300,17 @@ class TestSlow:
                 eventually(lambda: daemon.log_text().count('"stalled_client_cut"') > cut, "the client is cut")  # noqa: B023  awaited at once
                 used.append(memory_kb(daemon))
         assert used[1] - used[0] < 15_000
+
+    def test_one_that_piles_up_answers_and_reads_none_is_cut_before_it_costs_much(self, daemon, saying):
+        """Each answer holds its text twice, so 64 of them are 128 MB."""
+        saying("0123456789" * 100_000)
+        params = {"messages": PLEASE, "model": "sim:sim", "max_tokens": 10**6}
+        before = memory_kb(daemon)
+        with raw(daemon) as one:
+            one.sendall(lined(*[{"t": "call", "id": n, "method": "chat", "params": params} for n in range(64)]))
+            eventually(lambda: '"client_owed_too_much_cut"' in daemon.log_text(), "the client is cut")
+        assert memory_kb(daemon) - before < 250_000
+        assert daemon.call("ping") == {}
 
     def test_a_slow_reader_gets_fewer_pieces_and_the_whole_text(self, daemon):
         """It begins to read when all is answered: until then what does not fit the socket is merged."""

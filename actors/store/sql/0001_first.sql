@@ -1,14 +1,14 @@
 -- Money: accounts cache the sums of an append-only journal. Amounts are nano-dollars, instants are microseconds since 1970
--- (UTC) but for a period's start, which is in seconds.
+-- (UTC); a period is named by its calendar label, `2026-11` or `2026-11-21`, so that a change of the time zone renames none.
 
 CREATE TABLE accounts (
     id INTEGER PRIMARY KEY,
     scope TEXT NOT NULL,
     period TEXT NOT NULL CHECK (period IN ('month', 'day')),
-    starts_at INTEGER NOT NULL,
+    label TEXT NOT NULL,
     spent INTEGER NOT NULL DEFAULT 0,
     held INTEGER NOT NULL DEFAULT 0,
-    UNIQUE (scope, period, starts_at)
+    UNIQUE (period, label, scope)
 ) STRICT;
 
 -- The accounts that one attempt counts in, named once: attempts of the same user, app, provider and periods share a set.
@@ -17,6 +17,8 @@ CREATE TABLE account_sets (
     account_id INTEGER NOT NULL REFERENCES accounts (id),
     PRIMARY KEY (set_id, account_id)
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX sets_by_account ON account_sets (account_id);
 
 -- Holds that are open ('held'), or posted with an outcome that nobody knows ('unknown').
 CREATE TABLE holds (

@@ -1,8 +1,11 @@
 -- name: add_account
-INSERT INTO accounts (id, scope, period, starts_at) VALUES (?, ?, ?, ?)
+INSERT INTO accounts (scope, period, label) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
 
 -- name: add_to_set
-INSERT INTO account_sets (set_id, account_id) VALUES (?, ?)
+INSERT INTO account_sets (set_id, account_id)
+SELECT row.column1, accounts.id
+FROM (VALUES (?, ?, ?, ?)) AS row
+    JOIN accounts ON accounts.scope = row.column2 AND accounts.period = row.column3 AND accounts.label = row.column4
 
 -- name: add_hold
 INSERT INTO holds (id, call_id, user, app, conversation, task_type, provider, model, endpoint, reason, created_at, amount, set_id)
@@ -32,11 +35,26 @@ FROM (
 ) AS moved
 WHERE accounts.id = moved.account_id
 
--- name: all_accounts
-SELECT id, scope, period, starts_at, spent, held FROM accounts
+-- name: last_set_id
+SELECT coalesce(max(set_id), 0) FROM account_sets
 
--- name: all_sets
-SELECT set_id, account_id FROM account_sets ORDER BY set_id, account_id
+-- name: recent_sets
+SELECT account_sets.set_id, accounts.scope, accounts.period, accounts.label
+FROM account_sets JOIN accounts ON accounts.id = account_sets.account_id
+WHERE account_sets.set_id IN (
+    SELECT of_days.set_id FROM accounts AS days JOIN account_sets AS of_days ON of_days.account_id = days.id
+    WHERE days.period = 'day' AND days.label >= (
+        SELECT min(label) FROM (SELECT DISTINCT label FROM accounts WHERE period = 'day' ORDER BY label DESC LIMIT 2)))
+
+-- name: sets_of_open_holds
+SELECT account_sets.set_id, accounts.scope, accounts.period, accounts.label
+FROM account_sets JOIN accounts ON accounts.id = account_sets.account_id
+WHERE account_sets.set_id IN (SELECT set_id FROM holds WHERE state = 'held')
+
+-- name: balances
+SELECT scope, period, label, spent, held FROM accounts
+WHERE (period = 'month' AND label >= ?) OR (period = 'day' AND label >= ?)
+    OR id IN (SELECT account_id FROM account_sets WHERE set_id IN (SELECT set_id FROM holds WHERE state = 'held'))
 
 -- name: open_holds
 SELECT id, call_id, user, app, conversation, task_type, provider, model, endpoint, reason, created_at, amount, set_id
@@ -74,10 +92,11 @@ WHERE created_at >= :since AND created_at < :until
 GROUP BY key ORDER BY CASE WHEN :by = 'day' THEN 0 ELSE coalesce(sum(cost), 0) END DESC, key
 
 -- name: recomputed
-SELECT accounts.id, accounts.scope, accounts.period, accounts.starts_at, accounts.spent, accounts.held,
-    coalesce(sum(journal.spent), 0), coalesce(sum(journal.held), 0)
+WITH moved AS MATERIALIZED (SELECT set_id, sum(spent) AS spent, sum(held) AS held FROM journal GROUP BY set_id)
+SELECT accounts.id, accounts.scope, accounts.period, accounts.label, accounts.spent, accounts.held,
+    coalesce(sum(moved.spent), 0), coalesce(sum(moved.held), 0)
 FROM accounts LEFT JOIN account_sets ON account_sets.account_id = accounts.id
-    LEFT JOIN journal ON journal.set_id = account_sets.set_id
+    LEFT JOIN moved ON moved.set_id = account_sets.set_id
 GROUP BY accounts.id
 
 -- name: totals

@@ -27,12 +27,12 @@ def test_an_attempt_counts_for_the_account_and_for_a_name_below_it(user, scopes)
 
 
 def test_every_scope_has_an_account_in_every_period():
-    spans = (Span("month", 1, 100), Span("day", 50, 60))
+    spans = (Span("month", "2027-03", 1, 100), Span("day", "2027-03-10", 50, 60))
     assert accounts_of(("daemon", "user:ana"), spans) == (
-        Account("daemon", "month", 1),
-        Account("daemon", "day", 50),
-        Account("user:ana", "month", 1),
-        Account("user:ana", "day", 50),
+        Account("daemon", "month", "2027-03"),
+        Account("daemon", "day", "2027-03-10"),
+        Account("user:ana", "month", "2027-03"),
+        Account("user:ana", "day", "2027-03-10"),
     )
 
 
@@ -58,7 +58,7 @@ def test_the_limit_of_a_scope_is_the_configs_and_a_user_may_lower_it(scope, own,
     assert limit_of(scope, LIMITS, own) == limit
 
 
-A, B = Account("daemon", "month", 0), Account("user:ana", "day", 0)
+A, B = Account("daemon", "month", "2027-03"), Account("user:ana", "day", "2027-03-10")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ A, B = Account("daemon", "month", 0), Account("user:ana", "day", 0)
         ([(A, Balance(5, 5), 10)], 0, None),
         ([(A, Balance(5, 5), 10)], 1, (A, True)),
         ([(A, Balance(5, 0), 10)], 6, (A, False)),
-        ([(A, Balance(12, 0), 10)], 0, (A, False)),
+        ([(A, Balance(12, 0), 10)], 0, None),
         ([(A, Balance(0, 9), 10), (B, Balance(0, 0), 3)], 2, (A, True)),
         ([(A, Balance(0, 9), 10), (B, Balance(3, 0), 3)], 2, (B, False)),
         ([(A, Balance(0, 0), 10), (B, Balance(0, 3), 3)], 2, (B, True)),

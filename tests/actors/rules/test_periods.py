@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.rules.periods import local_date, span_of
+from actors.rules.periods import label_before, local_date, span_of
 
 BERLIN, SAO_PAULO = ZoneInfo("Europe/Berlin"), ZoneInfo("America/Sao_Paulo")
 HAVANA, KOLKATA, APIA = ZoneInfo("America/Havana"), ZoneInfo("Asia/Kolkata"), ZoneInfo("Pacific/Apia")
@@ -71,7 +71,25 @@ def test_periods_follow_each_other_without_gap_or_overlap(at_s, period, zone):
     assert span.starts_at <= at_s < span.ends_at
     assert span_of(period, span.starts_at * 1_000_000, zone) == span
     assert span_of(period, span.ends_at * 1_000_000 - 1, zone) == span
-    assert span_of(period, span.ends_at * 1_000_000, zone).starts_at == span.ends_at
+    following = span_of(period, span.ends_at * 1_000_000, zone)
+    assert following.starts_at == span.ends_at
+    assert label_before(following) == span.label < following.label
+
+
+@pytest.mark.parametrize(
+    ("zone", "at", "day", "day_before", "month", "month_before"),
+    [
+        (UTC, "2027-03-10T12:00Z", "2027-03-10", "2027-03-09", "2027-03", "2027-02"),
+        (UTC, "2027-12-31T23:59:59Z", "2027-12-31", "2027-12-30", "2027-12", "2027-11"),
+        (BERLIN, "2027-12-31T23:00Z", "2028-01-01", "2027-12-31", "2028-01", "2027-12"),
+        (BERLIN, "2028-03-01T12:00Z", "2028-03-01", "2028-02-29", "2028-03", "2028-02"),
+        (SAO_PAULO, "2018-11-04T12:00Z", "2018-11-04", "2018-11-03", "2018-11", "2018-10"),
+    ],
+)
+def test_a_period_has_the_calendars_name(zone, at, day, day_before, month, month_before):
+    spans = span_of("day", us(at), zone), span_of("month", us(at), zone)
+    assert [span.label for span in spans] == [day, month]
+    assert [label_before(span) for span in spans] == [day_before, month_before]
 
 
 def test_the_local_date_is_the_zones():

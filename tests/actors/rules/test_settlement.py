@@ -9,8 +9,8 @@ from protocols.chat import TokenCount
 
 PAID = Price(input=1_000, output=10_000, version="test")
 COUNTED = TokenCount(prompt=30, response=20)
-PROMPT, EMITTED = "a prompt of a few words", "an answer of a few words"
-ESTIMATED = emitted_estimate(PROMPT) + 10 * emitted_estimate(EMITTED)
+PROMPT_TOKENS, EMITTED = 6, "an answer of a few words"
+ESTIMATED = PROMPT_TOKENS + 10 * emitted_estimate(EMITTED)
 HELD = 5_000
 
 
@@ -19,7 +19,7 @@ def charged(ending, **case):
         "price": PAID,
         "held": HELD,
         "tokens": None,
-        "prompt": PROMPT,
+        "prompt_tokens": PROMPT_TOKENS,
         "emitted": EMITTED,
         "streamed": True,
         "policy": "emitted",

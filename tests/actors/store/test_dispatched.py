@@ -44,7 +44,11 @@ def path(tmp_path):
     return tmp_path / "dispatched"
 
 
-def test_a_new_file_has_no_marks(path):
+def test_of_a_file_that_is_not_there_nobody_knows_what_it_held(path):
+    marks, before = open_dispatched(path, "boot")
+    with marks:
+        marks.start_over()
+    assert before is None
     assert found(path, "boot") == frozenset()
 
 

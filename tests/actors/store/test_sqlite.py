@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 from worlds import calm, rows, until
 
-from actors.store import sqlite
+from actors.store import reserve, sqlite
 from actors.store.queries import Statement, load, migrations
 from actors.store.sqlite import APPLICATION_ID, StoreRefused, open_store
 from protocols.errors import Internal, LedgerReadonly
@@ -49,15 +49,19 @@ async def opened(folder):
 @asynccontextmanager
 async def full_disk(store):
     """No page more, until the end of the block."""
+    await fill(store)
+    try:
+        yield
+    finally:
+        await store._writer.run(lambda c: c.execute("PRAGMA max_page_count = 1073741823").fetchone())
+
+
+async def fill(store):
     used = await store._writer.run(lambda c: c.execute("PRAGMA page_count").fetchone()[0])
     await store._writer.run(lambda c: c.execute(f"PRAGMA max_page_count = {used}").fetchone())
     while not store.full:  # the last pages have room for a few rows yet
         with suppress(LedgerReadonly):
             await store.submit((BLOB, (-1, "x" * 1000)))
-    try:
-        yield
-    finally:
-        await store._writer.run(lambda c: c.execute("PRAGMA max_page_count = 1073741823").fetchone())
 
 
 @pytest.fixture
@@ -157,7 +161,8 @@ async def test_a_full_disk_refuses_what_may_wait_and_keeps_what_must_until_there
             assert not must.done()
             assert (await store.read(READ))[0] is not None
         await must
-    assert (7 in stored(tmp_path), 8 in stored(tmp_path), store.full) == (True, False, False)
+        await until(lambda: not store.full)
+    assert (7 in stored(tmp_path), 8 in stored(tmp_path)) == (True, False)
     assert [event["event"] for event in logged].count("disk_full") == 1
     await store.submit(note(9))
     assert stored(tmp_path)[-1] == 9
@@ -185,13 +190,109 @@ async def test_what_must_be_written_keeps_its_order_through_a_full_disk(store, t
     assert [at for at in stored(tmp_path) if at > 0] == [1, 2, 3, 4]
 
 
-async def test_closing_on_a_full_disk_leaves_nobody_waiting(tmp_path, monkeypatch):
+async def test_closing_tries_once_more_without_waiting(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite, "RETRY_S", 60)
     with capture_logs():
         async with opened(tmp_path) as store, full_disk(store):
             must = store.submit((BLOB, (7, "y" * 5000)), must=True)
             await until(lambda: store._waiting)
+    assert must.exception() is None
+    assert 7 in stored(tmp_path)
+
+
+async def test_closing_on_a_full_disk_leaves_nobody_waiting_and_names_what_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite, "RETRY_S", 60)
+    store = await open_store(tmp_path, "process", str)
+    with capture_logs() as logged:
+        await fill(store)
+        must = store.submit((BLOB, (7, "y" * 5000)), must=True)
+        await until(lambda: store._waiting)
+        with pytest.raises(StoreRefused, match="1 settlements could not be written"):
+            await store.close()
     assert isinstance(must.exception(), LedgerReadonly)
+    assert 7 not in stored(tmp_path)
+    (lost,) = [event for event in logged if event["event"] == "settlement_not_written"]
+    assert lost["parameters"] == (7, "y" * 5000)
+
+
+class SmallDisk:
+    """A disk that SQLite finds full until the reserve gives something; `pages` is what each slice gives."""
+
+    def __init__(self, store, pages):
+        self.store, self.pages, self.slices, self.full = store, pages, 0, True
+        self.keep = store._reserve
+        store._reserve = self
+
+    def give(self):
+        self.slices += 1
+        connection = self.store._writer._conn
+        most = connection.execute("PRAGMA max_page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {most + self.pages}").fetchone()
+        return True
+
+    def take(self):
+        return not self.full
+
+    def close(self):
+        self.keep.close()
+
+
+async def test_what_must_be_written_is_written_from_the_reserve_at_once_and_in_order(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite, "RETRY_S", 0.01)
+    with capture_logs() as logged:
+        async with full_disk(store):
+            disk = SmallDisk(store, pages=3)
+            hold = store.submit((BLOB, (9, "z" * 9000)))
+            musts = [store.submit((BLOB, (n, "y" * 20_000)), must=True) for n in (1, 2, 3)]
+            await asyncio.gather(*musts)
+            assert isinstance(hold.exception(), LedgerReadonly)
+            assert [at for at in stored(tmp_path) if at > 0] == [1, 2, 3]
+            assert disk.slices > 1
+            slices = disk.slices
+            with pytest.raises(LedgerReadonly):
+                await store.submit(note(10))
+            await asyncio.sleep(0.05)
+            assert (store.full, disk.slices) == (True, slices)  # nothing but settlements spends the reserve
+        disk.full = False
+        await until(lambda: not store.full)
+    assert [event["event"] for event in logged if event["event"] != "disk_full"] == ["disk_has_room"]
+    await store.submit(note(11))
+
+
+async def test_a_store_without_a_reserve_takes_nothing_but_what_must_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite, "RETRY_S", 0.01)
+    monkeypatch.setattr(reserve, "SPARE", 1 << 60)
+    with capture_logs() as logged:
+        async with opened(tmp_path) as store:
+            assert store.full
+            await store.submit(note(1), must=True)
+            with pytest.raises(LedgerReadonly, match="disk is full"):
+                await store.submit(note(2))
+            assert stored(tmp_path) == [1]
+            monkeypatch.setattr(reserve, "SPARE", 0)
+            await until(lambda: not store.full)
+            await store.submit(note(3))
+    assert [event["event"] for event in logged] == ["disk_full", "disk_has_room"]
+    assert (tmp_path / "reserve").stat().st_blocks * 512 >= reserve.SIZE
+
+
+def test_the_reserve_gives_slices_until_none_is_left_and_is_made_whole_again(tmp_path):
+    kept = reserve.Reserve(tmp_path / "reserve")
+    try:
+        assert not kept.give()
+        assert kept.take()
+        before = (tmp_path / "reserve").stat()
+        assert before.st_size == reserve.SIZE
+        assert before.st_mode & 0o777 == 0o600
+        given = 0
+        while kept.give():
+            given += 1
+        assert given == reserve.SIZE // reserve.SLICE
+        assert (tmp_path / "reserve").stat().st_blocks == 0
+        assert repr(kept) == "<Reserve 0 of 4096 kB>"
+        assert kept.take()
+    finally:
+        kept.close()
 
 
 async def test_an_input_output_error_ends_the_store(store, monkeypatch):
