@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         path = said.config or _config_path(os.environ)
+        state = said.state or _state_path(os.environ)
         config = load(path)
         _check(config, path)
         if said.check:
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigRefused as refused:
         print(f"quorumd: {refused}", file=sys.stderr)  # noqa: T201
         return WRONG
-    return _serve(config, said.state or _state_path(os.environ), said.socket or _socket_path(os.environ))
+    return _serve(config, state, said.socket or _socket_path(os.environ))
 
 
 def _check(config: Config, path: Path | None) -> None:
@@ -61,7 +62,7 @@ def _serve(config: Config, state: Path, socket: Path) -> int:
     from actors.store.sqlite import StoreRefused
     from actors.supervise import GaveUp
     from daemon import log, systemd
-    from daemon.app import AlreadyRunning, CannotListen, Paths, run
+    from daemon.app import AlreadyRunning, CannotStart, Paths, run
     from daemon.config import ConfigRefused
 
     systemd.undumpable()
@@ -75,7 +76,7 @@ def _serve(config: Config, state: Path, socket: Path) -> int:
     except ConfigRefused as refused:
         say.error("config_refused", why=str(refused))
         return WRONG
-    except (StoreRefused, GaveUp, CannotListen, sqlite3.Error, OSError) as error:
+    except (StoreRefused, GaveUp, CannotStart, sqlite3.Error, OSError) as error:
         say.critical("ended", why=str(error))
         return FAILED
     finally:
@@ -111,17 +112,28 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config_path(environment: Mapping[str, str]) -> Path | None:
-    home = environment.get("XDG_CONFIG_HOME") or str(Path("~/.config").expanduser())
-    found = [path for path in (Path(home) / "quorumd/config.toml", Path("/etc/quorumd/config.toml")) if path.exists()]
-    return found[0] if found else None
+    home = environment.get("XDG_CONFIG_HOME") or _at_home(".config")
+    own = [Path(home) / "quorumd/config.toml"] if home else []
+    return next((path for path in (*own, Path("/etc/quorumd/config.toml")) if path.exists()), None)
 
 
 def _state_path(environment: Mapping[str, str]) -> Path:
-    given = environment.get("STATE_DIRECTORY", "").partition(":")[0]
-    if given:
-        return Path(given)
-    home = environment.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
-    return Path(home) / "quorumd"
+    from daemon.config import ConfigRefused
+    from daemon.systemd import state_directory
+
+    home = environment.get("XDG_STATE_HOME") or _at_home(".local/state")
+    given = state_directory() or (Path(home) / "quorumd" if home else None)
+    if given is None:
+        raise ConfigRefused("this account has no home folder; name the state folder with --state, or set HOME")
+    return given
+
+
+def _at_home(folder: str) -> str | None:
+    """A folder below the home of this account; None where it has none."""
+    try:
+        return str(Path("~", folder).expanduser())
+    except RuntimeError:
+        return None
 
 
 def _socket_path(environment: Mapping[str, str]) -> Path:

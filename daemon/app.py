@@ -46,6 +46,11 @@ from daemon.world import Counts, World
 from protocols.budget import OpenHold, ReadBooks, Settle
 from protocols.provider import ReadProviders
 
+SOCKET_REMEDY = (
+    "set XDG_RUNTIME_DIR to a folder of yours, or name another socket with --socket; "
+    "daemonctl needs the same, or QUORUMD_SOCKET"
+)
+
 PRICES_LOOK_S = 3600.0
 """Seconds between looks whether the price book is a day old."""
 
@@ -73,8 +78,17 @@ class AlreadyRunning(Exception):
     """Another daemon holds the state folder."""
 
 
-class CannotListen(Exception):
-    """The socket can't be made; the message says what to do."""
+class CannotStart(Exception):
+    """The state folder or the socket can't be used; the message names it and says what to do."""
+
+
+@contextmanager
+def explained(path: Path, remedy: str) -> Iterator[None]:
+    """What the system says of a path, with the path and what to do about it. Raises CannotStart."""
+    try:
+        yield
+    except OSError as error:
+        raise CannotStart(f"{path} can't be used ({error.strerror or error}); {remedy}") from None
 
 
 async def run(config: Config, paths: Paths, lines: Lines) -> None:
@@ -179,9 +193,10 @@ async def serve(world: World, config: Config, paths: Paths, stopping: Stopping) 
 
 @contextmanager
 def state_folder(folder: Path) -> Iterator[None]:
-    """Makes the folder and holds its lock. Raises AlreadyRunning."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Makes the folder and holds its lock. Raises AlreadyRunning, CannotStart."""
+    with explained(folder, "name a folder that you may write to with --state"):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -253,26 +268,26 @@ def listening(path: Path) -> Iterator[list[socket.socket]]:
     if passed:
         yield passed
         return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-    except PermissionError as error:
-        raise CannotListen(
-            f"{path.parent} can't be made ({error.strerror}); set XDG_RUNTIME_DIR, or name another socket with --socket"
-        ) from None
-    _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        before = os.umask(0o177)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(before)
-        path.chmod(0o666)  # who may use it the daemon decides from the peer's uid, and says so
-        listener.listen(BACKLOG)
+        with explained(path, SOCKET_REMEDY):
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+            _remove_stale(path)
+            _bind(listener, path)
         yield [listener]
         path.unlink(missing_ok=True)
     finally:
         listener.close()
+
+
+def _bind(listener: socket.socket, path: Path) -> None:
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    path.chmod(0o666)  # who may use it the daemon decides from the peer's uid, and says so
+    listener.listen(BACKLOG)
 
 
 def _remove_stale(path: Path) -> None:

@@ -4,6 +4,8 @@ import json
 import signal
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -206,3 +208,24 @@ def test_a_connection_that_says_nothing_holds_no_stop_up(daemon):
         quiet.connect(str(daemon.socket))
         assert daemon.stop() == 0
         assert quiet.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ["--state", "/etc/passwd"],
+            "/etc/passwd can't be used (File exists); name a folder that you may write to with --state",
+        ),
+        (["--socket", f"/tmp/{'x' * 120}.sock"], "AF_UNIX path too long"),
+        (["--socket", "/proc/quorumd/rpc.sock"], "/proc/quorumd/rpc.sock can't be used"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_named_with_what_to_do(arguments, says, tmp_path):
+    usual = {"--state": str(tmp_path / "state"), "--socket": str(tmp_path / "rpc.sock")}
+    usual |= dict(zip(arguments[::2], arguments[1::2], strict=True))
+    command = [sys.executable, "-m", "daemon", *[word for pair in usual.items() for word in pair]]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode == 1
+    assert says in json.loads(ended.stderr.splitlines()[-1])["why"]
+    assert "Traceback" not in ended.stderr
