@@ -154,4 +154,12 @@ class Sessions(Actor):
 
 def preferences(user: str, settings: SettingsInForce) -> Preferences:
     """What a call goes by, out of the settings."""
-    return Preferences(user, settings.user.default_max_tokens, settings.daemon.default_model)
+    own, daemon = settings.user, settings.daemon
+    return Preferences(
+        user,
+        own.default_max_tokens,
+        daemon.default_model,
+        own.admission,
+        own.auto_fallback_to_local,
+        own.clamp_to_budget,
+    )

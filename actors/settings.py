@@ -22,7 +22,8 @@ from protocols.settings import (
     ChangeSetting,
     DaemonSettings,
     Origin,
-    OwnLimits,
+    OwnBudget,
+    OwnBudgets,
     ReadSettings,
     SettingChanged,
     SettingRow,
@@ -39,7 +40,7 @@ S = TypeVar("S", bound=Struct)
 SQL = load("settings", first=100)
 USER_FIELDS = fields_of(UserSettings)
 DAEMON_FIELDS = fields_of(DaemonSettings)
-LIMIT_KEYS = frozenset({"month_usd", "day_usd"})
+BUDGET_KEYS = frozenset({"month_usd", "day_usd", "enforce_budget_limits", "budget_override_allowed"})
 
 
 class SettingsActor(Actor):
@@ -68,10 +69,10 @@ class SettingsActor(Actor):
             self._values.setdefault(owner, {})[key] = msgspec.json.decode(value)
 
     @handles(WatchSettings)
-    def watch(self, request: WatchSettings) -> OwnLimits:
+    def watch(self, request: WatchSettings) -> OwnBudgets:
         """Tells this ref of changes from now on."""
         self._watchers[request.watcher] = None
-        return self._own_limits()
+        return self._own_budgets()
 
     @handles(SettingsOf)
     def settings_of(self, request: SettingsOf) -> SettingsInForce:
@@ -109,9 +110,9 @@ class SettingsActor(Actor):
             values.pop(key, None)
         else:
             values[key] = value
-        limits = self._own_limits() if key in LIMIT_KEYS else None
+        budgets = self._own_budgets() if key in BUDGET_KEYS else None
         for watcher in self._watchers:
-            watcher.tell(SettingChanged(owner, key, limits))
+            watcher.tell(SettingChanged(owner, key, budgets))
 
     def _change_row(self, owner: str, key: str, value: Any) -> Row:
         if value is UNSET:
@@ -155,9 +156,16 @@ class SettingsActor(Actor):
             return self._config[key], "config"
         return (USER_FIELDS.get(key) or DAEMON_FIELDS[key]).default, "default"
 
-    def _own_limits(self) -> OwnLimits:
-        owners = {EVERYBODY} | {o for o, values in self._values.items() if LIMIT_KEYS & values.keys()}
-        return OwnLimits({o: (self._value("month_usd", o)[0], self._value("day_usd", o)[0]) for o in owners})
+    def _own_budgets(self) -> OwnBudgets:
+        owners = {EVERYBODY} | {o for o, values in self._values.items() if BUDGET_KEYS & values.keys()}
+        return OwnBudgets({owner: self._own_budget(owner) for owner in owners})
+
+    def _own_budget(self, owner: str) -> OwnBudget:
+        month, day, enforced, may_override = (
+            self._value(key, owner)[0]
+            for key in ("month_usd", "day_usd", "enforce_budget_limits", "budget_override_allowed")
+        )
+        return OwnBudget(month, day, enforced, may_override)
 
 
 def check_key(key: str) -> None:

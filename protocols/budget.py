@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
+from protocols.alerts import Alert
+from protocols.audit import Actor, Audit, AuditEntries
+from protocols.errors import BudgetExceeded
 from protocols.money import NanoUSD
+from protocols.overrides import OverrideRow
 from protocols.request import Request
+from protocols.settings import Admission
 from protocols.usage import (
     AttemptEnd,
     AttemptStart,
@@ -20,13 +25,21 @@ from protocols.usage import (
     Verdict,
 )
 
-Period = Literal["month", "day"]
+Period = Literal["month", "day", "override"]
+
+Mark = Literal["soft", "override", "unenforced", "limit_lowered", "clamped", "overrun"]
+"""How an attempt came to pass a limit, or what was changed so that it fits; on its row for good.
+
+`soft` (admitted while spent < limit), `override` (confirmed or granted), `unenforced` (the user does not enforce the own budget),
+`limit_lowered` (below what was held already), `clamped` (the longest answer cut to what fits), `overrun` (cost above the hold).
+"""
 
 
 class Account(Struct, frozen=True):
     """A balance's identity: a scope (`daemon`, `user:ana`, `app:editor`, `provider:openai`) in one period.
 
-    `label` is the calendar's name for the period: `2026-11`, `2026-11-21`. It outlives a change of the time zone.
+    `label` is the calendar's name for the period: `2026-11`, `2026-11-21`. It outlives a change of the time zone. What is spent
+    through an override counts in an account of its user with the period `override` and the override's id as label, too.
     """
 
     scope: str
@@ -41,31 +54,101 @@ class Balance(Struct):
     held: int = 0
 
 
-class Reserve(Request[None], frozen=True):
+class Offer(Struct, frozen=True):
+    """A one-time token, and when it ends (RFC 3339)."""
+
+    token: str
+    expires_at: str
+
+
+class Settled(Struct, frozen=True):
+    """What a settlement did: the marks on the row, and the alerts that its spend reached, in order."""
+
+    marks: tuple[Mark, ...] = ()
+    alerts: tuple[Alert, ...] = ()
+
+
+class Confirmed(Struct, frozen=True):
+    """A user's confirmation that a call may pass the budget: the one-time token, and what it must be bound to."""
+
+    token: str
+    user: str
+    model: str
+    body: bytes
+    actor: Actor
+
+
+class Hold(Struct, frozen=True):
+    """What was reserved, and how it passed its limits."""
+
+    amount: NanoUSD
+    marks: tuple[Mark, ...] = ()
+
+
+class Reserve(Request[Hold], frozen=True):
     """Hold `amount` for an attempt in every scope it counts in, or in none; answered once the hold is durable.
 
-    Raises BudgetExceeded, BudgetHeld, PriceUnknown (`amount` None under a limit), LedgerReadonly.
+    `lease_s` seconds later the hold is closed although nobody settled it. With `admission` queue it waits for its turn for as long
+    as its asker does. Raises BudgetExceeded, OverBudget, BudgetHeld, OverrideInvalid, PriceUnknown (`amount` None under a hard
+    limit), LedgerReadonly.
     """
 
     start: AttemptStart
     amount: NanoUSD | None
+    admission: Admission = "strict"
+    lease_s: float = 300.0
+    marks: tuple[Mark, ...] = ()
+    confirmed: Confirmed | None = None
+
+
+class OverBudget(BudgetExceeded):
+    """A user's budget, not a hard limit, is what an attempt does not fit below: what happens now is the user's choice.
+
+    `room` is what would fit with nothing held; `may_override` whether the budget's owner lets calls pass it once confirmed.
+    """
+
+    room: NanoUSD = NanoUSD(0)
+    may_override: bool = False
 
 
 class Fits(Request[None], frozen=True):
-    """Would a reservation of `amount` be taken right now? Raises what `Reserve` would; holds nothing."""
+    """Would a reservation of `amount` be taken right now? Raises what `Reserve` would; holds nothing, waits for nothing."""
 
     user: str
     app: str
     provider: str
     model: str
     amount: NanoUSD | None
+    admission: Admission = "strict"
 
 
-class Settle(Request[None], frozen=True):
+class OfferOverride(Request[Offer], frozen=True):
+    """A one-time token for a call that is over its user's budget, bound to user, model, request body and the periods of now."""
+
+    user: str
+    model: str
+    body: bytes
+
+
+class CheckOverride(Request[None], frozen=True):
+    """Is this token good for this user and request? Raises OverrideInvalid; the token stays good until a hold is taken with it."""
+
+    token: str
+    user: str
+    body: bytes
+
+
+class Settle(Request[Settled], frozen=True):
     """Close an attempt's hold and write its usage row; answered once that is durable. A second one is a no-op."""
 
     usage_id: str
     end: AttemptEnd
+
+
+class LeaveQueue(Request[None], frozen=True):
+    """The budget to itself: who waited for a turn is gone."""
+
+    usage_id: str
 
 
 class Forget(Request[None], frozen=True):
@@ -80,36 +163,139 @@ class Standing(Request[list[ScopeSpend]], frozen=True):
     user: str | None
 
 
-class PostHold(Request[None], frozen=True):
-    """Ledger: write a hold and its journal entry; answered when durable. Raises LedgerReadonly."""
+class OverrideUse(Struct, frozen=True):
+    """For the audit: who confirmed that a hold passes a budget, and what the budget had spent before."""
 
-    start: AttemptStart
-    amount: NanoUSD
-    accounts: tuple[Account, ...]
-
-
-class PostSettlement(Request[None], frozen=True):
-    """Ledger: write the terminal entry and the usage row of a hold, and close it, in one transaction; answered when durable."""
-
-    start: AttemptStart
-    end: AttemptEnd
-    amount: NanoUSD
-    accounts: tuple[Account, ...]
+    actor: Actor
+    spent_before: NanoUSD
 
 
 class OpenHold(Struct, frozen=True):
-    """A hold that the ledger has open."""
+    """A hold that the ledger has open. `lease_until` in µs since 1970."""
 
     start: AttemptStart
     amount: NanoUSD
     accounts: tuple[Account, ...]
+    marks: tuple[Mark, ...] = ()
+    lease_until: int = 0
+
+
+class PostHold(Request[None], frozen=True):
+    """Ledger: write a hold and its journal entry, and with `used` the audit's; answered when durable. Raises LedgerReadonly."""
+
+    hold: OpenHold
+    used: OverrideUse | None = None
+
+
+class PostSettlement(Request[None], frozen=True):
+    """Ledger: write the terminal entry, the usage row and the alerts that are reached, and close the hold, in one transaction.
+
+    Answered when durable.
+    """
+
+    hold: OpenHold
+    end: AttemptEnd
+    alerts: tuple[Alert, ...] = ()
+
+
+class PostAlerts(Request[None], frozen=True):
+    """Ledger: write alerts that a changed limit made; those that are there already stay as they are."""
+
+    alerts: tuple[Alert, ...]
+
+
+class Grant(Struct, frozen=True):
+    """An override that a user or an operator granted. Instants in µs since 1970."""
+
+    id: str
+    user: str
+    amount: NanoUSD
+    granted_at: int
+    until: int
+    granted_by: str
+    why: str
+
+
+class PostGrant(Request[None], frozen=True):
+    """Ledger: write an override and its audit entry."""
+
+    grant: Grant
+    actor: Actor
+
+
+class PostRevocation(Request[None], frozen=True):
+    """Ledger: end an override, with its audit entry."""
+
+    grant: Grant
+    actor: Actor
+
+
+class GrantOverride(Request[OverrideRow], frozen=True):
+    """Budget: let a user's calls pass the own budget by `amount` in all, until an instant (µs). Raises BadRequest, LedgerReadonly."""
+
+    user: str
+    amount: NanoUSD
+    until: int
+    why: str
+    actor: Actor
+
+
+class ListOverrides(Request[list[OverrideRow]], frozen=True):
+    """Budget: the overrides that hold, of a user and the names below, or with None of everybody."""
+
+    user: str | None
+
+
+class RevokeOverride(Request[None], frozen=True):
+    """Budget: end an override now; holds taken through it stay. `user` None may end anybody's. Raises NotFound."""
+
+    override_id: str
+    user: str | None
+    actor: Actor
+
+
+class Resolve(Request[None], frozen=True):
+    """Budget: say what an attempt with an unknown outcome cost; a correcting entry and an audit entry. Raises NotFound, BadRequest."""
+
+    hold_id: str
+    cost: NanoUSD
+    why: str
+    actor: Actor
+
+
+class Unknown(Struct, frozen=True):
+    """An attempt whose outcome nobody knows, as it is posted."""
+
+    usage_id: str
+    posted: NanoUSD
+    entries: int
+    accounts: tuple[Account, ...]
+
+
+class ReadUnknown(Request[Unknown], frozen=True):
+    """Ledger: an attempt with an unknown outcome. Raises NotFound; BadRequest for one that is under way."""
+
+    hold_id: str
+
+
+class PostCorrection(Request[None], frozen=True):
+    """Ledger: the correcting entry, the row's new cost, the audit entry, and the hold is listed no more."""
+
+    unknown: Unknown
+    cost: NanoUSD
+    why: str
+    actor: Actor
+    alerts: tuple[Alert, ...] = ()
 
 
 class Books(Struct, frozen=True):
-    """The ledger's state as of all that was posted before: balances from the given periods on, and the open holds."""
+    """The ledger's state as of all that was posted before: balances from the given periods on, the open holds, the alerts of
+    these periods, and the overrides that are not revoked."""
 
     balances: dict[Account, Balance]
     open_holds: list[OpenHold]
+    alerts: list[Alert] = field(default_factory=list)
+    grants: list[Grant] = field(default_factory=list)
 
 
 class ReadBooks(Request[Books], frozen=True):
@@ -133,6 +319,20 @@ class ReadGroups(Request[list[SpendGroup]], frozen=True):
     user: str | None
     since: int
     until: int
+
+
+class ReadAlerts(Request[list[Alert]], frozen=True):
+    """Ledger: the newest alerts, newest first: of these scopes, or with None of all."""
+
+    last: int
+    scopes: tuple[str, ...] | None = None
+
+
+class ReadAudit(Request[AuditEntries], frozen=True):
+    """Ledger: audit entries, newest first; `user` narrows to this and the names below."""
+
+    query: Audit
+    user: str | None
 
 
 class ReadHolds(Request[HoldList], frozen=True):

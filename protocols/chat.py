@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from protocols.errors import BadRequest
 from protocols.routing import Decision
 from protocols.rpc import Name, Params, Right
+from protocols.settings import Admission
 
 FREE_FORM_LIMIT = 131_072
 """Bytes that a schema sent as msgpack may have: untyped nesting costs 72 bytes of memory a byte, so it is bounded."""
@@ -150,6 +151,8 @@ class Chat(Params):
     reasoning_effort: Literal["minimal", "low", "medium", "high"] | None = None
     stream: bool = False
     allow_fallback: bool | None = None
+    admission: Admission | None = None
+    override_token: Name | None = None
 
     def __post_init__(self) -> None:
         """The checks that a type can't say; msgspec turns a ValueError into a fault that names the place."""
@@ -200,7 +203,8 @@ Item = Delta | Reasoning | ToolCallDelta
 class TokenCount(Struct, frozen=True, omit_defaults=False):
     """Tokens as a provider counts them.
 
-    `prompt` includes `cached` (read from the provider's cache) and `cache_write`; `response` includes `reasoning`.
+    `prompt` includes `cached` (read from the provider's cache) and `cache_write`; `response` includes `reasoning`. Each includes
+    its audio.
     """
 
     prompt: int = 0
@@ -208,6 +212,8 @@ class TokenCount(Struct, frozen=True, omit_defaults=False):
     cache_write: int = 0
     response: int = 0
     reasoning: int = 0
+    audio_prompt: int = 0
+    audio_response: int = 0
 
 
 class Finished(Struct, frozen=True):

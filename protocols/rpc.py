@@ -33,6 +33,7 @@ class Call(Struct, tag_field="t", tag="call", forbid_unknown_fields=True):
     method: Name
     params: Raw = Raw(b"")
     deadline_s: float | None = None
+    idempotency_key: Name | None = None
 
 
 class Cancel(Struct, tag_field="t", tag="cancel", forbid_unknown_fields=True):

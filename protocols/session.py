@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from protocols.request import Request
 from protocols.rpc import Params, Right
+from protocols.settings import Admission
 
 
 class Preferences(Struct, frozen=True):
@@ -16,6 +17,9 @@ class Preferences(Struct, frozen=True):
     user: str
     default_max_tokens: int
     default_model: str | None
+    admission: Admission = "strict"
+    auto_fallback_to_local: bool = False
+    clamp_to_budget: bool = False
 
 
 class SessionRow(Struct):

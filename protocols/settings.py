@@ -20,6 +20,10 @@ Value = Annotated[str, Meta(max_length=1024)] | int | float | bool | None | list
 """What a setting may be, before its own type is checked: nothing that nests, so that a hostile value stays small."""
 
 
+Admission = Literal["strict", "queue", "soft"]
+"""`strict` refuses what does not fit right now, `queue` waits for holds to settle, `soft` runs while spent < limit."""
+
+
 class UserSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings that each user may set for themselves; the daemon-wide value is the default."""
 
@@ -32,6 +36,25 @@ class UserSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     default_max_tokens: Annotated[
         int, Meta(ge=1, le=1_000_000, description="the longest answer of a request that names no limit, in tokens")
     ] = 1024
+    enforce_budget_limits: Annotated[
+        bool, Meta(description="whether your own budget stops your calls; limits that are hard always do")
+    ] = True
+    budget_override_allowed: Annotated[
+        bool, Meta(description="whether a call above your budget may run once it is confirmed")
+    ] = True
+    auto_fallback_to_local: Annotated[
+        bool, Meta(description="whether a call above your budget goes to a free local model without asking")
+    ] = False
+    clamp_to_budget: Annotated[
+        bool, Meta(description="whether an answer without a limit of its own is kept so short that it fits the budget")
+    ] = False
+    admission: Annotated[
+        Admission,
+        Meta(
+            description="what happens while other calls hold the rest of a budget: strict (refuse), queue (wait), "
+            "soft (run while less than your budget is spent)"
+        ),
+    ] = "strict"
 
 
 class DaemonSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -44,18 +67,16 @@ class DaemonSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     session_max: Annotated[int, Meta(ge=1, description="users whose context is in memory at once")] = field(
         default=10_000, name="session.max"
     )
+    usage_retention_days: Annotated[
+        int,
+        Meta(ge=1, le=36_500, description="days after which attempts are kept as daily sums alone, not a row each"),
+    ] = field(default=400, name="usage.retention_days")
 
 
 LATER = (
-    "enforce_budget_limits",
-    "budget_override_allowed",
-    "auto_fallback_to_local",
-    "clamp_to_budget",
-    "admission",
     "provider_selection_mode",
     "orchestrator.",
     "tournament.",
-    "usage.retention_days",
 )
 """Settings (or the beginnings of their names) that a config may already hold but that nothing in this version goes by."""
 
@@ -163,22 +184,31 @@ class SettingsOf(Request[SettingsInForce], frozen=True):
     user: str
 
 
-class OwnLimits(Struct, frozen=True):
-    """Users' own limits as (month, day) in dollars; under `*` what holds for accounts that set none."""
+class OwnBudget(Struct, frozen=True):
+    """What a user says of the own budget: limits in dollars, whether it is enforced, whether it may be overridden."""
 
-    by_user: dict[str, tuple[float | None, float | None]]
+    month_usd: float | None
+    day_usd: float | None
+    enforced: bool
+    may_override: bool
+
+
+class OwnBudgets(Struct, frozen=True):
+    """Users' own budgets; under `*` what holds for those who say nothing (its limits for accounts alone)."""
+
+    by_user: dict[str, OwnBudget]
 
 
 class SettingChanged(Request[None], frozen=True):
-    """Told upwards when a value changed: `owner` is a user, `*` or `daemon`; `own_limits` when it was a limit."""
+    """Told upwards when a value changed: `owner` is a user, `*` or `daemon`; `own_budgets` when it was about budgets."""
 
     owner: str
     key: str
-    own_limits: OwnLimits | None
+    own_budgets: OwnBudgets | None
 
 
-class WatchSettings(Request[OwnLimits], frozen=True):
-    """Settings actor: tell this ref of every change from now on; answered with the limits as they are."""
+class WatchSettings(Request[OwnBudgets], frozen=True):
+    """Settings actor: tell this ref of every change from now on; answered with the budgets as they are."""
 
     watcher: Any
 

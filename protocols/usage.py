@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from protocols.chat import TokenCount
 from protocols.money import NanoUSD
 from protocols.rpc import Name, Params, Right
 
 TokenSource = Literal["provider", "tokenizer", "estimate"]
-CostSource = Literal["price", "free", "estimated", "unknown"]
+CostSource = Literal["price", "free", "estimated", "unknown", "corrected"]
 """Where a cost comes from: `price` × the provider's counts, `free` (local), `estimated` (our own counts, or the hold where the
-outcome is unknown), `unknown` (no price: the cost is null)."""
+outcome is unknown), `unknown` (no price: the cost is null), `corrected` (by hand, see the audit)."""
 
 GroupBy = Literal["user", "app", "provider", "model", "day"]
 
@@ -71,6 +71,8 @@ class UsageRow(Struct, kw_only=True):
     first_token_ms: float | None
     status: str
     reason: str
+    held_nano_usd: int
+    marks: list[str]
 
 
 class UsageQuery(Params):
@@ -102,7 +104,10 @@ class UsageRows(Struct):
 
 
 class SpendGroup(Struct):
-    """Attempts summed by a key; those without a known price count in `unpriced` and not in the cost."""
+    """Attempts summed by a key; those without a known price count in `unpriced` and not in the cost.
+
+    `overruns` cost more than was held for them.
+    """
 
     key: str
     calls: int
@@ -110,6 +115,7 @@ class SpendGroup(Struct):
     response_tokens: int
     cost_nano_usd: int
     unpriced: int
+    overruns: int
 
 
 class ScopeSpend(Struct, kw_only=True):
@@ -173,6 +179,7 @@ class HoldRow(Struct):
     amount_nano_usd: int
     state: str
     created_at: str
+    marks: list[str]
 
 
 class Holds(Params):
@@ -186,3 +193,14 @@ class HoldList(Struct):
     """Result of `holds`."""
 
     holds: list[HoldRow]
+
+
+class HoldsResolve(Params):
+    """Says what an attempt with an unknown outcome cost, as the provider's bill has it."""
+
+    method: ClassVar[str] = "holds.resolve"
+    right: ClassVar[Right] = "admin"
+
+    hold_id: Name
+    cost_usd: Annotated[float, Meta(ge=0, le=1e9)]
+    why: Annotated[str, Meta(min_length=1, max_length=1000)]
