@@ -11,7 +11,9 @@ from protocols.chat import Chat, ChatAnswer, Explain, ExplainedFault, Explanatio
 async def chat(world: World, caller: Caller, params: Chat) -> ChatAnswer:
     """One completion; its items are sent as they come when `stream` is true."""
     user = caller.peer.user(params.user)
-    return await world.completions.chat(ChatCall(params, user, caller.app, caller.emit, caller.interrupted))
+    return await world.completions.chat(
+        ChatCall(params, user, caller.app, caller.emit, caller.interrupted, caller.actor)
+    )
 
 
 async def explain(world: World, caller: Caller, params: Explain) -> Explanation:
