@@ -409,8 +409,8 @@ def _members(rows: Iterable[Any]) -> dict[int, list[Account]]:
 
 
 def _day(accounts: Iterable[Account]) -> str:
-    """The day that these accounts are of."""
-    return next(account.label for account in accounts if account.period == "day")
+    """The day that these accounts are of: `2026-11-21` sorts behind `2026-11`."""
+    return max(account.label for account in accounts if account.period != "override")
 
 
 def _instant(text: str | None) -> int | None:

@@ -35,7 +35,7 @@ ALTER TABLE usage ADD COLUMN audio_response_tokens INTEGER NOT NULL DEFAULT 0;
 -- The outcome of a confirmed override, filled in by its settlement.
 ALTER TABLE audit ADD COLUMN cost INTEGER;
 
-CREATE INDEX audit_by_subject ON audit (subject);
+CREATE INDEX overrides_in_audit ON audit (subject) WHERE action = 'override.confirmed';
 
 -- The id is the order in which spend reached the levels; `delivered` is when the command or webhook had taken it.
 CREATE TABLE alerts (
