@@ -110,7 +110,9 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
             ledger = await actors.start(lambda: Ledger(store, clock, dispatched))
             left_open = (await ledger.call(ReadBooks())).open_holds
             limits = config.limits.limits()
-            budget = await actors.start(lambda: BudgetActor(ledger, settings, limits, zone, clock))
+            budget = await actors.start(
+                lambda: BudgetActor(ledger, settings, limits, zone, clock, free_model=catalogue.free_model)
+            )
             recovery = asyncio.get_running_loop().create_task(recover(budget, dispatched, left_open, sent))
             await asyncio.wait([recovery], timeout=RECOVERY_WAIT_S)
             pool = await actors.start(lambda: ProviderPool(actors, sources, transports["probes"], clock))
