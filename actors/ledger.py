@@ -149,7 +149,7 @@ class Ledger(Actor):
     def _tell_of(self, alerts: tuple[Alert, ...]) -> None:
         """What is durable is news."""
         for alert in alerts:
-            log.warning("alert", scope=alert.scope, period=alert.period, label=alert.label, level=alert.level)
+            log.warning("alert", scope=alert.scope, period=alert.period, label=alert.label, reached=alert.level)
 
     @handles(WasSent)
     def was_sent(self, request: WasSent) -> bool:
