@@ -24,7 +24,7 @@ HOLD, COST = MAX_TOKENS * TOKEN_NANO, RESPONSE_TOKENS * TOKEN_NANO
 """Only an answer's tokens cost something, so both are known."""
 SILENT = model(latency_ms=60_000)
 ENDLESS = model(chunks=1_000, pace_ms=10)
-LATE = model(latency_ms=400, chunks=CHUNKS, response_tokens=RESPONSE_TOKENS)
+LATE = model(latency_ms=600, chunks=CHUNKS, response_tokens=RESPONSE_TOKENS)
 QUICK = [model(latency_ms=20 * at, chunks=CHUNKS, response_tokens=RESPONSE_TOKENS) for at in range(CALLS)]
 CHARGED = {("not_sent", 0), ("unknown", HOLD), ("ok", COST)}
 
@@ -136,7 +136,7 @@ STAGES: dict[str, tuple[Stage, dict[str, int] | None]] = {
     "after the reply, before the settlement": (after_the_reply_before_the_settlement, UNKNOWN),
     "while answers are told": (while_answers_are_told, None),
 }
-"""How calls get there, and the usage rows that they then have by status: None is any, as long as all have one."""
+"""How calls get there, and the usage rows that they then have by status: None is any."""
 
 
 def told(lines: JsonLines) -> dict[str, int]:
@@ -171,7 +171,8 @@ def kill_at(stage: str, rounds: int, daemon: Daemon, upstream: Provider) -> None
         assert {usage_id: rows[usage_id] for usage_id in before} == before  # what is posted stays as it is
         new = Counter(row["status"] for usage_id, row in rows.items() if usage_id not in before)
         if expected is None:
-            assert (new.total(), left) == (1 + CALLS, CALLS)
+            assert new.total() <= 1 + CALLS
+            assert left <= new["ok"] - 1 + new["unknown"]  # whatever left has a row that says so
         else:
             assert new == {"ok": 1} | expected
             assert left == new["unknown"]
