@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from daemon.ctl.command import Command
-from daemon.ctl.output import Column, moment, money, result, table
+from daemon.ctl.output import Column, moment, money, put, result, table
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -22,8 +23,8 @@ COLUMNS = (
     Column("REACHED", "level", lambda level: f"{level}%", right=True),
     Column("SPENT", "spent_nano_usd", money, right=True),
     Column("LIMIT", "limit_nano_usd", money, right=True),
-    Column("SUGGESTION", "suggestion", if_any=True),
 )
+SUGGESTION = Column("SUGGESTION", "suggestion", if_any=True)
 
 
 def options(parser: ArgumentParser) -> None:
@@ -40,7 +41,14 @@ def run(arguments: Namespace, connect: Connect) -> int:
 
 
 def _show(answer: Any) -> None:
-    table(COLUMNS, answer["alerts"], "no alerts: no limit is three quarters spent")
+    alerts, nothing = answer["alerts"], "no alerts: no limit is three quarters spent"
+    if not sys.stdout.isatty():
+        table((*COLUMNS, SUGGESTION), alerts, nothing)
+        return
+    table(COLUMNS, alerts, nothing)
+    for suggestion in dict.fromkeys(alert.get("suggestion") for alert in alerts):  # a sentence is too long for a column
+        if suggestion:
+            put(suggestion)
 
 
 ALERTS = Command(

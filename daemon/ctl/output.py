@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
-_CENT = 10_000_000
+_CENT, _LEAST = 10_000_000, 1_000_000
 _ROOM = range(4, 21)
 """How narrow and how wide a column may be that takes the room the others leave."""
 
@@ -75,8 +75,10 @@ def money(nano: int | None) -> str:
 
 
 def rounded(nano: int) -> str:
-    """An amount at a glance: cents, or the first two digits of what is less."""
-    unit = min(10 ** max(len(str(abs(nano))) - 2, 0), _CENT)
+    """An amount at a glance: cents, or of what is less two digits, but no more than three behind the point."""
+    if 0 < abs(nano) < _LEAST:
+        return f"{'-' if nano < 0 else ''}<{usd_text(_LEAST)}"
+    unit = max(min(10 ** (len(str(abs(nano))) - 2), _CENT), _LEAST)
     return usd_text((2 * nano + unit) // (2 * unit) * unit)
 
 

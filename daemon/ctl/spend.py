@@ -34,18 +34,18 @@ def _level(row: Mapping[str, Any]) -> str:
     """The colour of how much is spent."""
     if row["limit_nano_usd"] is None:
         return ""
-    percent = _share(row, 100)
+    percent = _share(row["spent_nano_usd"], row["limit_nano_usd"], 100)
     return "red" if percent >= RED_AT else "yellow" if percent >= YELLOW_AT else ""
 
 
 def _bar(row: Mapping[str, Any], width: int) -> str:
-    """Spent and held of a limit: whole cells, never full before all is spent or held, never empty once some is."""
-    if row["limit_nano_usd"] is None:
+    """Spent and held of a limit in whole cells: some once there is some, and full only when nothing is left."""
+    most, spent, held = row["limit_nano_usd"], row["spent_nano_usd"], row["held_nano_usd"]
+    if most is None:
         return ""
-    spent, held = row["spent_nano_usd"], row["held_nano_usd"]
-    full = min(_share(row, width), width) or int(spent > 0)
-    promised = min(_share({**row, "spent_nano_usd": spent + held}, width), width) - full
-    promised = min(max(promised, int(held > 0)), width - full)
+    full = min(_share(spent, most, width), width) or int(spent > 0)
+    room = width - full - int(spent + held < most)
+    promised = min(max(_share(spent + held, most, width) - full, int(held > 0)), room)
     signs = _signs()
     return signs[SPENT] * full + signs[HELD] * promised + signs[FREE] * (width - full - promised)
 
@@ -58,10 +58,9 @@ def _signs() -> str:
     return BLOCKS
 
 
-def _share(row: Mapping[str, Any], of: int) -> int:
-    """What is spent of the limit, in parts of which the whole has so many; rounded down. Of nothing it is all."""
-    most = row["limit_nano_usd"]
-    return int(row["spent_nano_usd"] * of // most) if most > 0 else of
+def _share(part: int, whole: int, of: int) -> int:
+    """A part of a whole, in pieces of which the whole has so many; rounded down. Of nothing it is all."""
+    return part * of // whole if whole > 0 else of
 
 
 def _resets(text: str) -> str:
@@ -95,8 +94,10 @@ AT_A_GLANCE = (
     Column("LEFT", "left", lambda nano: plain(nano) if nano is None else rounded(nano), right=True),
     Column("USED", "used", _percent, right=True, style=_level),
     Column("", "used", if_any=True, style=_level, fill=_bar),
-    Column("PROJECTED", "projected_nano_usd", rounded, right=True),
-    Column("", "over", lambda over: "!" if over else "", if_any=True, style=lambda _: "yellow"),
+    Column("BY END", "projected_nano_usd", rounded, right=True),
+    Column(
+        "", "over", lambda over: "!" if over else "", if_any=True, style=lambda row: "yellow" if row["over"] else ""
+    ),
     Column("RESETS", "resets_at", _resets),
 )
 """For a terminal."""

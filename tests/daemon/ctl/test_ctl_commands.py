@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from scripted_daemon import Pieces, chat_answer
+from terminal import Terminal
 
 from daemon.ctl.commands import COMMANDS
 from daemon.ctl.output import duration, plain, safe
@@ -415,6 +416,15 @@ def test_alerts_and_audit_leave_out_columns_without_a_value(daemon, ctl):
     daemon.table["alerts"], daemon.table["audit"] = {"alerts": [ALERT]}, {"entries": [ENTRY]}
     assert "SUGGESTION" not in ctl("alerts").stdout
     assert {"COST", "WHY"} & set(ctl("audit").stdout.split()) == set()
+
+
+def test_on_a_terminal_each_suggestion_stands_once_below_the_alerts(daemon):
+    full = {**ALERT, "level": 100, "suggestion": "ollama:llama3.2 is free"}
+    daemon.table["alerts"] = {"alerts": [full, {**full, "scope": "user:bob"}, ALERT]}
+    terminal = Terminal("alerts", NO_COLOR="1")
+    assert terminal.end() == 0
+    assert terminal.shown.count("ollama:llama3.2 is free") == 1
+    assert len(terminal.shown.splitlines()) == 5
 
 
 @pytest.mark.parametrize(

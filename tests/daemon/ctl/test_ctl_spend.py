@@ -94,6 +94,18 @@ class TestOnATerminal:
         assert ("█" in shown) == bar
         assert not bar or [line.split()[2] for line in lines] == ["SPENT", "$12.35", "$12.35"]
 
+    def test_usual_figures_and_a_bar_stand_side_by_side_on_80_columns(self, daemon):
+        scopes = (
+            scope(163.423817293, 200, held=1.25, projected=231.77, name="daemon"),
+            scope(47.1, 50, held=0.4, projected=66, name="provider:openai"),
+            scope(0.0000024, None, projected=0.0000081, name="user:ana/bob"),
+        )
+        head, *lines, _ = without_colour(on_a_terminal(daemon, *scopes, COLUMNS="80")).splitlines()
+        assert len(lines) == 3
+        assert re.search(r"LIMIT +LEFT +USED +BY END +RESETS", head)
+        assert re.search(r"81\.7% ████░ \$231\.77 ! Feb 1", lines[0])
+        assert "<$0.001" in lines[2]
+
     def test_without_a_limit_there_is_no_bar(self, daemon):
         shown = on_a_terminal(daemon, scope(1, None), COLUMNS="120")
         assert not set("█▒░") & set(shown)
@@ -124,7 +136,7 @@ class TestOnATerminal:
     ("spent", "held", "bar"),
     [
         *((0, 0, "░░░░"), (0.001, 0, "█░░░"), (0.001, 0.001, "█▒░░"), (9.99, 0, "███░"), (10, 0, "████")),
-        *((9.99, 0.01, "███▒"), (12, 5, "████"), (0, 20, "▒▒▒▒"), (5, 5, "██▒▒")),
+        *((9.99, 0.01, "███▒"), (12, 5, "████"), (0, 20, "▒▒▒▒"), (8, 0.1, "███░"), (5, 5, "██▒▒")),
     ],
 )
 def test_a_bar_is_full_only_at_the_limit_and_never_hides_a_beginning(spent, held, bar):
@@ -138,7 +150,14 @@ def test_a_bar_of_no_money_is_full():
 @pytest.mark.parametrize(
     ("nano", "text"),
     [
-        *((0, "$0.00"), (1, "$0.000000001"), (2_449, "$0.0000024"), (12_345_678, "$0.012"), (99_600_000, "$0.10")),
+        *(
+            (0, "$0.00"),
+            (1, "<$0.0001"),
+            (-1, "-<$0.0001"),
+            (149_999, "$0.0001"),
+            (12_345_678, "$0.012"),
+            (99_600_000, "$0.10"),
+        ),
         *((12_345_678_900, "$12.35"), (-762_345_679, "-$0.76"), (1_999_999_999, "$2.00")),
     ],
 )
