@@ -32,7 +32,7 @@ def _left(nano: int | None) -> str:
 
 def _level(row: Mapping[str, Any]) -> str:
     """The colour of how much is spent."""
-    if row["limit_nano_usd"] is None:
+    if not row["limited"]:
         return ""
     percent = _share(row["spent_nano_usd"], row["limit_nano_usd"], 100)
     return "red" if percent >= RED_AT else "yellow" if percent >= YELLOW_AT else ""
@@ -40,9 +40,9 @@ def _level(row: Mapping[str, Any]) -> str:
 
 def _bar(row: Mapping[str, Any], width: int) -> str:
     """Spent and held of a limit in whole cells: some once there is some, and full only when nothing is left."""
-    most, spent, held = row["limit_nano_usd"], row["spent_nano_usd"], row["held_nano_usd"]
-    if most is None:
+    if not row["limited"]:
         return ""
+    most, spent, held = row["limit_nano_usd"], row["spent_nano_usd"], row["held_nano_usd"]
     full = min(_share(spent, most, width), width) or int(spent > 0)
     room = width - full - int(spent + held < most)
     promised = min(max(_share(spent + held, most, width) - full, int(held > 0)), room)
@@ -93,7 +93,7 @@ AT_A_GLANCE = (
     Column("LIMIT", "limit_nano_usd", limit, right=True),
     Column("LEFT", "left", lambda nano: plain(nano) if nano is None else rounded(nano), right=True),
     Column("USED", "used", _percent, right=True, style=_level),
-    Column("", "used", if_any=True, style=_level, fill=_bar),
+    Column("", "limited", if_any=True, style=_level, fill=_bar),
     Column("BY END", "projected_nano_usd", rounded, right=True),
     Column(
         "", "over", lambda over: "!" if over else "", if_any=True, style=lambda row: "yellow" if row["over"] else ""
@@ -138,11 +138,12 @@ def show_scopes(scopes: Sequence[Any]) -> None:
 
 
 def _reckoned(scope: Mapping[str, Any]) -> dict[str, Any]:
-    """What follows from a scope's figures: what is left, the tenths of a per cent that are used, whether it will be too much."""
+    """What follows from a scope's figures: what is left, tenths of a per cent used, whether it will be too much."""
     most, spent = scope["limit_nano_usd"], scope["spent_nano_usd"]
     if most is None:
-        return {"left": None, "used": None, "over": None}
+        return {"limited": False, "left": None, "used": None, "over": None}
     return {
+        "limited": True,
         "left": most - spent - scope["held_nano_usd"],
         "used": (spent * 2000 + most) // (2 * most) if most > 0 else 1000,
         "over": scope["projected_nano_usd"] > most,
