@@ -34,7 +34,7 @@ def _grant_options(parser: ArgumentParser) -> None:
     end = parser.add_mutually_exclusive_group(required=True)
     end.add_argument("--until", metavar="TIME", help="when it ends, such as 2026-01-31T00:00:00Z")
     end.add_argument(
-        "--for", metavar="TIME", type=from_now, dest="until", help="or how long it holds, such as 30m, 2h, 1d"
+        "--for", metavar="DURATION", type=from_now, dest="until", help="or how long it holds, such as 30m, 2h, 1d"
     )
     parser.add_argument("--why", metavar="TEXT", type=why, required=True, help="the reason; it stands in the audit")
     parser.add_argument("--user", metavar="U", help="this user's budget instead of your own")

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from daemon.ctl.command import Command
-from daemon.ctl.output import Column, count, milliseconds, moment, money, result, table, words
+from daemon.ctl.output import Column, count, milliseconds, moment, money, result, safe, table, words
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -78,7 +78,8 @@ def _show_csv(answer: Any) -> None:
 
 def _as_text(row: Any) -> dict[str, Any]:
     """A row whose texts are no formulas to a spreadsheet: an apostrophe before one makes it text."""
-    texts = {key: _FORMULA.sub(r"\1'", row[key]) for key in TEXTS if row.get(key)}
+    show = safe if sys.stdout.isatty() else str
+    texts = {key: _FORMULA.sub(r"\1'", show(row[key])) for key in TEXTS if row.get(key)}
     return {**row, **texts, "marks": ";".join(row.get("marks") or ())}
 
 

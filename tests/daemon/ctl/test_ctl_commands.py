@@ -404,6 +404,15 @@ def test_no_text_in_csv_is_a_formula_to_a_spreadsheet(daemon, ctl, text, cell):
     assert row["latency_ms"] == "-1.0"
 
 
+def test_csv_keeps_control_characters_for_a_file_but_not_for_a_terminal(daemon, ctl):
+    daemon.table["usage"] = {"rows": [{**ROW, "app": "a\x1b]0;owned\x07"}]}
+    assert "a\x1b]0;owned\x07" in ctl("usage", "--csv").stdout
+    terminal = Terminal("usage", "--csv")
+    assert terminal.end() == 0
+    assert "a]0;owned" in terminal.shown
+    assert "\x1b" not in terminal.shown
+
+
 def test_the_history_shows_marks_only_when_there_are_some(daemon, ctl):
     daemon.table["usage"] = {"rows": [ROW]}
     assert "MARKS" not in ctl("usage").stdout

@@ -110,6 +110,9 @@ class TestOnATerminal:
         shown = on_a_terminal(daemon, scope(1, None), COLUMNS="120")
         assert not set("█▒░") & set(shown)
 
+    def test_a_bar_stands_there_before_anything_is_spent(self, daemon):
+        assert "░" * 20 in on_a_terminal(daemon, scope(0, 5), COLUMNS="120")
+
     @pytest.mark.parametrize(("spent", "colour"), [(74.99, None), (75, "33"), (89.99, "33"), (90, "31"), (120, "31")])
     def test_colour_tells_the_level(self, daemon, spent, colour):
         shown = on_a_terminal(daemon, scope(spent, 100))
@@ -140,25 +143,18 @@ class TestOnATerminal:
     ],
 )
 def test_a_bar_is_full_only_at_the_limit_and_never_hides_a_beginning(spent, held, bar):
-    assert _bar(scope(spent, 10, held=held), 4) == bar
+    assert _bar({**scope(spent, 10, held=held), "limited": True}, 4) == bar
 
 
 def test_a_bar_of_no_money_is_full():
-    assert _bar(scope(0, 0), 4) == "████"
+    assert _bar({**scope(0, 0), "limited": True}, 4) == "████"
 
 
 @pytest.mark.parametrize(
     ("nano", "text"),
     [
-        *(
-            (0, "$0.00"),
-            (1, "<$0.0001"),
-            (-1, "-<$0.0001"),
-            (149_999, "$0.0001"),
-            (12_345_678, "$0.012"),
-            (99_600_000, "$0.10"),
-        ),
-        *((12_345_678_900, "$12.35"), (-762_345_679, "-$0.76"), (1_999_999_999, "$2.00")),
+        *((0, "$0.00"), (1, "<$0.001"), (-1, "-<$0.001"), (1_499_999, "$0.001"), (12_345_678, "$0.012")),
+        *((99_600_000, "$0.10"), (12_345_678_900, "$12.35"), (-762_345_679, "-$0.76"), (1_999_999_999, "$2.00")),
     ],
 )
 def test_amounts_at_a_glance(nano, text):
