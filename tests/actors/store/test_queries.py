@@ -15,7 +15,8 @@ def test_statements_are_known_by_name_and_ordered_as_in_their_file():
 
 
 def test_the_files_of_one_store_have_orders_of_their_own():
-    orders = [s.order for s in (*load("ledger").values(), *load("settings", first=100).values())]
+    files = {"ledger": 0, "settings": 100, "retention": 300}
+    orders = [s.order for name, first in files.items() for s in load(name, first=first).values()]
     assert len(orders) == len(set(orders))
 
 
@@ -24,8 +25,8 @@ def test_every_statement_fits_the_schema():
         database.create_function("local_day", 1, str)
         for step in migrations():
             database.executescript(step)
-        for statement in (*load("ledger").values(), *load("settings").values()):
-            named = dict.fromkeys(("before", "since", "until", "user", "app", "model", "task", "conversation"))
+        for statement in (*load("ledger").values(), *load("settings").values(), *load("retention").values()):
+            named = dict.fromkeys(("before", "since", "until", "user", "app", "model", "task", "conversation", "after"))
             values = named | {"last": 1, "by": "day"} if ":" in statement else [None] * statement.count("?")
             if "?1" in statement:
                 values = [None, None, None]
