@@ -187,7 +187,13 @@ class Ledger(Actor):
         rows = await self._store.read(SQL["groups"], parameters)
         return [
             SpendGroup(
-                key, calls, prompt_tokens=prompt, response_tokens=response, cost_nano_usd=cost, unpriced=unpriced, overruns=overruns
+                key,
+                calls,
+                prompt_tokens=prompt,
+                response_tokens=response,
+                cost_nano_usd=cost,
+                unpriced=unpriced,
+                overruns=overruns,
             )
             for key, calls, prompt, response, cost, unpriced, overruns in rows
         ]

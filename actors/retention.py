@@ -117,23 +117,24 @@ class Retention(Actor):
         ids = _json(usage_id for usage_id, _ in closed)
         above = Ids(lambda: 0, closed[-1][0]).next()
         await self._store.submit(
-            *[(SQL["add_daily"], (day, _json(of_day))) for day, of_day in self._by_day(closed).items()],
+            *[(SQL["add_daily"], (day, _json(of_day))) for day, of_day in by_day(closed, self._zone).items()],
             (SQL["add_carried"], (ids,)),
             (SQL["carry_before"], (above,)),
             (SQL["drop_usage"], (ids,)),
             (SQL["drop_entries"], (ids,)),
         )
 
-    def _by_day(self, closed: list[tuple[str, int]]) -> dict[str, list[str]]:
-        """Ids by local day. Sorted out here: SQLite's thread would need the interpreter once a row while all commits wait."""
-        days: dict[str, list[str]] = {}
-        day, starts_at, ends_at = "", 0, 0
-        for usage_id, created_at in closed:
-            if not starts_at <= created_at < ends_at:
-                span = span_of("day", created_at, self._zone)
-                day, starts_at, ends_at = span.label, span.starts_at * MICRO, span.ends_at * MICRO
-            days.setdefault(day, []).append(usage_id)
-        return days
+
+def by_day(closed: Iterable[tuple[str, int]], zone: tzinfo) -> dict[str, list[str]]:
+    """Ids by local day. Sorted out here: in SQL, the writer's thread would need the interpreter once a row while commits wait."""
+    days: dict[str, list[str]] = {}
+    day, starts_at, ends_at = "", 0, 0
+    for usage_id, created_at in closed:
+        if not starts_at <= created_at < ends_at:
+            span = span_of("day", created_at, zone)
+            day, starts_at, ends_at = span.label, span.starts_at * MICRO, span.ends_at * MICRO
+        days.setdefault(day, []).append(usage_id)
+    return days
 
 
 def _json(ids: Iterable[str]) -> str:

@@ -17,7 +17,9 @@ from protocols.errors import Internal, LedgerReadonly
 pytestmark = pytest.mark.anyio
 
 AUDIT = load("settings", first=100)["add_audit"]
-BLOB = Statement("INSERT INTO audit (at, actor_uid, user, app, action, subject) VALUES (?, 0, '', '', '', ?)", 200)
+BLOB = Statement(
+    "INSERT INTO audit (at, actor_uid, user, app, action, subject, why) VALUES (?, 0, '', '', '', '', ?)", 200
+)
 READ = Statement("SELECT at FROM audit ORDER BY id", 0)
 
 
@@ -403,7 +405,12 @@ async def test_a_migration_that_fails_changes_nothing(tmp_path, monkeypatch):
 async def test_a_migration_that_leaves_rows_without_what_they_refer_to_changes_nothing(tmp_path, monkeypatch):
     async with opened(tmp_path) as store:
         await store.submit(
-            (Statement("INSERT INTO accounts (id, scope, period, label) VALUES (7, 'daemon', 'day', '2027-03-10')", 0), ()),
+            (
+                Statement(
+                    "INSERT INTO accounts (id, scope, period, label) VALUES (7, 'daemon', 'day', '2027-03-10')", 0
+                ),
+                (),
+            ),
             (Statement("INSERT INTO account_sets (set_id, account_id) VALUES (1, 7)", 1), ()),
         )
     monkeypatch.setattr(sqlite, "migrations", lambda: [*migrations(), "DELETE FROM accounts;"])
