@@ -355,7 +355,9 @@ class Ledger(Actor):
 
     async def _verify(self) -> Verdict:
         await self._store.written()
-        ((entries, accounts, rows, holds, cost, spent, held, open_amount),) = await self._store.read(SQL["totals"])
+        (totals,) = await self._store.read(SQL["totals"])
+        entries, accounts, rows, holds, cost, spent, held, open_amount, *rolled = totals
+        rolled_calls, rolled_cost, rolled_attempts, rolled_entries, rolled_spent = rolled
         problems = [
             f"{scope} {label}: balance says spent {s}, held {h}; the journal {js}, {jh}"
             for _, scope, _, label, s, h, js, jh in await self._store.read(SQL["recomputed"])
@@ -367,15 +369,20 @@ class Ledger(Actor):
         ]
         if cost != spent:
             problems.append(f"usage rows cost {cost} together, the journal spent {spent}")
+        if (rolled_calls, rolled_cost) != (rolled_attempts, rolled_spent):
+            problems.append(
+                f"daily sums have {rolled_calls} calls that cost {rolled_cost} together, "
+                f"what the journal carried {rolled_attempts} that spent {rolled_spent}"
+            )
         if held != open_amount:
             problems.append(f"open holds are {open_amount} together, the journal holds {held}")
         return Verdict(
             ok=not problems,
-            journal_entries=entries,
+            journal_entries=entries + rolled_entries,
             accounts=accounts,
-            usage_rows=rows,
+            usage_rows=rows + rolled_calls,
             open_holds=holds,
-            spent_nano_usd=spent,
+            spent_nano_usd=spent + rolled_spent,
             problems=problems,
         )
 

@@ -29,6 +29,7 @@ from actors.provider import Source
 from actors.providers.http import HttpClient, HttpxTransport
 from actors.providers.tls import Tls
 from actors.providers.transport import Transport
+from actors.retention import Retention
 from actors.rules.catalogue import Catalogue
 from actors.rules.periods import local_date
 from actors.session import Sessions
@@ -108,6 +109,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
             watchers: dict[Ref[Any], None] = {}
             settings = await actors.start(lambda: SettingsActor(store, clock, config.settings, watchers))
             ledger = await actors.start(lambda: Ledger(store, clock, dispatched))
+            await actors.start(lambda: Retention(store, settings, clock, zone))
             left_open = (await ledger.call(ReadBooks())).open_holds
             limits = config.limits.limits()
             budget = await actors.start(

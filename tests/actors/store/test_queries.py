@@ -6,6 +6,7 @@ from importlib.resources import files
 import pytest
 
 from actors.ledger import SQL as LEDGER
+from actors.retention import SQL as RETENTION
 from actors.settings import SQL as SETTINGS
 from actors.store.audit import SQL as AUDIT
 from actors.store.queries import MOST_ROWS, Statement, load, migrations
@@ -22,7 +23,7 @@ def test_statements_are_known_by_name_and_ordered_as_in_their_file():
 
 
 def test_the_files_of_one_store_have_orders_of_their_own():
-    orders = [s.order for s in (*LEDGER.values(), *SETTINGS.values(), *AUDIT.values())]
+    orders = [s.order for s in (*LEDGER.values(), *SETTINGS.values(), *AUDIT.values(), *RETENTION.values())]
     assert len(orders) == len(set(orders))
 
 

@@ -405,6 +405,24 @@ async def test_a_migration_that_fails_changes_nothing(tmp_path, monkeypatch):
     assert rows(tmp_path, "SELECT name FROM sqlite_master WHERE name = 'extra'") == []
 
 
+async def test_a_migration_that_leaves_rows_without_what_they_refer_to_changes_nothing(tmp_path, monkeypatch):
+    async with opened(tmp_path) as store:
+        await store.submit(
+            (
+                Statement(
+                    "INSERT INTO accounts (id, scope, period, label) VALUES (7, 'daemon', 'day', '2027-03-10')", 0
+                ),
+                (),
+            ),
+            (Statement("INSERT INTO account_sets (set_id, account_id) VALUES (1, 7)", 1), ()),
+        )
+    monkeypatch.setattr(sqlite, "migrations", lambda: [*migrations(), "DELETE FROM accounts;"])
+    with pytest.raises(StoreRefused, match=r"rows refer to others that are not there \(account_sets to accounts\)"):
+        await open_store(tmp_path, "process", str)
+    assert rows(tmp_path, "PRAGMA user_version") == [(len(migrations()),)]
+    assert rows(tmp_path, "SELECT id FROM accounts") == [(7,)]
+
+
 @pytest.mark.parametrize(("durability", "synchronous"), [("power", 2), ("process", 1)])
 async def test_durability_is_how_often_the_disk_is_asked(tmp_path, durability, synchronous):
     store = await open_store(tmp_path, durability, str)
