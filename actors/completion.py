@@ -41,13 +41,18 @@ log = structlog.get_logger("completion")
 
 
 class ChatCall(Struct):
-    """A chat with who asks. `emit` takes the items of a streamed answer; `interrupted` says what a cancellation was."""
+    """A chat with who asks. `emit` takes the items of a streamed answer; `interrupted` says what a cancellation was.
+
+    A `call_id` that is given is used. `sent` becomes true when a request has left for a provider.
+    """
 
     chat: Chat
     user: str
     app: str
     emit: Callable[[Item], None]
     interrupted: Callable[[], type[QuorumError]]
+    call_id: str = ""
+    sent: bool = False
 
 
 class _Quote(Struct, frozen=True):
@@ -154,7 +159,7 @@ class Completions:
             self._catalogue.priced_by_config(t.provider, t.model) for t in made.targets
         ):
             await self._prices_known.wait()
-        return _Run(call, self._ids.next(), preferences, made, made.reason, views)
+        return _Run(call, call.call_id or self._ids.next(), preferences, made, made.reason, views)
 
     async def _views_once_listed(self) -> tuple[ProviderView, ...]:
         """The providers after one of them has said what it has: a call that comes right after the start waits for that."""
@@ -261,6 +266,7 @@ class Completions:
         end = held.end
         if end is None:
             return
+        run.call.sent |= held.progress.sent
         if isinstance(error, Truncated):
             error.detail.update(partial=held.progress.text(), usage_id=held.usage_id)
         attempt = Attempt(held.usage_id, str(target), end.status, end.cost, end.latency_us / 1000)

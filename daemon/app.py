@@ -23,6 +23,7 @@ from actors.budget import BudgetActor
 from actors.clock import Clock, Ids
 from actors.completion import Completions
 from actors.exchange import Exchange
+from actors.idempotency import Idempotency, Keys
 from actors.ledger import Ledger, last_id, recovered
 from actors.pool import ProviderPool
 from actors.provider import Source
@@ -130,6 +131,8 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 clock=clock,
                 ids=ids,
             )
+            keys_in_use = Keys()
+            keys = await actors.start(lambda: Idempotency(store, clock, ids, keys_in_use))
             world = World(
                 settings,
                 ledger,
@@ -137,6 +140,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 pool,
                 sessions,
                 completions,
+                keys,
                 catalogue,
                 actors,
                 store,
