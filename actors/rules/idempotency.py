@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, structs
 
-from actors.clock import MICRO
 from protocols.chat import (
     Chat,
     Delta,
@@ -23,8 +22,8 @@ from protocols.chat import (
 )
 from protocols.errors import Busy, ProviderFailed, QuorumError
 
-KEPT_US = 24 * 3600 * MICRO
-"""How long an outcome is kept, by the wall clock: one that is set back keeps it longer."""
+KEPT_US = 24 * 3600 * 1_000_000
+"""How long an outcome is kept, in µs of the wall clock: one that is set back keeps it longer."""
 
 HELD = "held"
 """In place of a status: the attempt's hold is open."""
