@@ -12,7 +12,8 @@ from msgspec import Raw, Struct, field
 from actors.base import Actor, Ref, Wait, handles
 from actors.clock import Clock, Ids
 from actors.completion import ChatCall, Completions
-from actors.rules.idempotency import KEPT_US, AttemptLeft, chat_body_hash, is_over, items_of, left_by_a_crash
+from actors.rules.body import chat_body_hash
+from actors.rules.idempotency import KEPT_US, AttemptLeft, is_over, items_of, left_by_a_crash
 from actors.store.queries import load
 from actors.store.sqlite import Store
 from protocols.chat import ChatAnswer

@@ -24,7 +24,7 @@ from actors.clock import Clock, Ids
 from actors.completion import Completions
 from actors.exchange import Exchange
 from actors.idempotency import Idempotency, Keys
-from actors.ledger import Ledger, last_id, recovered
+from actors.ledger import Ledger, last_id, outcome_of_lost
 from actors.pool import ProviderPool
 from actors.provider import Source
 from actors.providers.http import HttpClient, HttpxTransport
@@ -157,9 +157,12 @@ async def recover(
     budget: Ref[BudgetActor], dispatched: Dispatched, left_open: list[OpenHold], sent: frozenset[str] | None
 ) -> None:
     """Closes the holds that an earlier process left open; its marks go once that is durable, so a kill before finds them again."""
-    ends = [recovered(hold, sent=sent is None or hold.start.usage_id in sent) for hold in left_open]
-    settled = [budget.deliver(Settle(end.start.usage_id, end.end)) for end in ends]
-    failed = [e for e in await asyncio.gather(*settled, return_exceptions=True) if e is not None]
+    settled = [
+        budget.deliver(Settle(i, outcome_of_lost(hold, sent=sent is None or i in sent)))
+        for hold in left_open
+        for i in (hold.start.usage_id,)
+    ]
+    failed = [e for e in await asyncio.gather(*settled, return_exceptions=True) if isinstance(e, BaseException)]
     if failed:
         log.error("recovery_failed", holds=len(failed), why=str(failed[0]), hint="the next start tries again")
     else:

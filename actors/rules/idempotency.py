@@ -1,25 +1,13 @@
-"""When two calls are the same, what a crash left of one, and how an answer is told again. Pure."""
+"""What a crash left of a call under a key, how long its outcome is kept, and how its answer is told again. Pure."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType, structs
+from msgspec import Raw, Struct
 
-from protocols.chat import (
-    Chat,
-    Delta,
-    Item,
-    JsonSchema,
-    JsonSchemaFormat,
-    Reasoning,
-    Tool,
-    ToolCall,
-    ToolCallDelta,
-    as_json,
-)
+from protocols.chat import Delta, Item, Reasoning, ToolCall, ToolCallDelta
 from protocols.errors import Busy, ProviderFailed, QuorumError
 
 KEPT_US = 24 * 3600 * 1_000_000
@@ -34,42 +22,12 @@ NOT_SENT = "not_sent"
 RECOVERY_S = 1.0
 """Seconds after which to ask again while holds of an earlier process are being closed."""
 
-_ENCODER = msgspec.msgpack.Encoder()
-
 
 class AttemptLeft(Struct, frozen=True):
     """What the books say of an attempt: the status of its usage row, or `held` while its hold is open."""
 
     usage_id: str
     status: str
-
-
-def chat_body_hash(chat: Chat) -> bytes:
-    """What a chat asks for, as 32 bytes: equal for equal params, whichever wire they came over. Raises BadRequest.
-
-    `stream` and `override_token` don't count. Schemas count by their text: another order or other white space is another body.
-    """
-    tools = chat.tools and [_tool_by_text(tool) for tool in chat.tools]
-    body = structs.replace(
-        chat, stream=False, override_token=None, tools=tools, response_format=_format_by_text(chat.response_format)
-    )
-    return hashlib.sha256(_ENCODER.encode(body)).digest()
-
-
-def _tool_by_text(tool: Tool) -> Tool:
-    return Tool(structs.replace(tool.function, parameters=_by_text(tool.function.parameters)))
-
-
-def _format_by_text(said: object) -> object:
-    if not isinstance(said, JsonSchemaFormat):
-        return said
-    schema: JsonSchema = structs.replace(said.json_schema, schema=_by_text(said.json_schema.schema))
-    return JsonSchemaFormat(schema)
-
-
-def _by_text(free_form: Raw | UnsetType) -> Raw | UnsetType:
-    """Its JSON as one msgpack string of bytes, so that nothing in it can look like what stands beside it."""
-    return UNSET if free_form is UNSET else Raw(_ENCODER.encode(bytes(as_json(free_form))))
 
 
 def is_over(at_us: int, now_us: int) -> bool:

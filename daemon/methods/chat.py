@@ -14,7 +14,7 @@ from protocols.chat import Chat, ChatAnswer, Explain, ExplainedFault, Explanatio
 async def chat(world: World, caller: Caller, params: Chat) -> ChatAnswer | dict[str, Any]:
     """One completion; its items are sent as they come when `stream` is true. With a key the same call is made once."""
     user = caller.peer.user(params.user)
-    call = ChatCall(params, user, caller.app, caller.emit, caller.interrupted)
+    call = ChatCall(params, user, caller.app, caller.emit, caller.interrupted, caller.actor)
     if caller.idempotency_key is None:
         return await world.completions.chat(call)
     return await chat_once(world.keys, world.completions, call, caller.peer.uid, caller.idempotency_key)

@@ -10,6 +10,7 @@ from msgspec import Struct
 from daemon.connection import Connection, Running
 from daemon.peer import Peer
 from daemon.world import World
+from protocols.audit import Actor
 from protocols.errors import QuorumError
 from protocols.rpc import Params
 
@@ -33,6 +34,11 @@ class Caller:
     def app(self) -> str:
         """What the client calls itself."""
         return self._connection.app or "unknown"
+
+    @property
+    def actor(self) -> Actor:
+        """Who the audit names."""
+        return Actor(self.peer.uid, self.peer.account, self.app)
 
     def emit(self, value: Struct) -> None:
         """Sends an item of this call."""
