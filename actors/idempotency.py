@@ -74,7 +74,7 @@ class Idempotency(Actor):
         return f"<Idempotency {len(self._under_way)} keys in use, {len(self._unstored)} outcomes not stored>"
 
     async def opening(self) -> None:
-        """Sweeps now and then."""
+        """Sweeps now, since a daemon may not run for long, and then ever again."""
         self.spawn(self._sweep_for_ever())
 
     @handles(TakeKey)
@@ -178,11 +178,11 @@ class Idempotency(Actor):
 
     async def _sweep_for_ever(self) -> None:
         while True:
-            await self._clock.sleep(SWEEP_S)
             try:
                 await self.sweep()
             except QuorumError as error:
                 log.warning("sweep_postponed", why=error.message)
+            await self._clock.sleep(SWEEP_S)
 
     async def sweep(self) -> None:
         """Forgets what was kept long enough, but no key in use, in batches."""

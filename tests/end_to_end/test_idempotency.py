@@ -307,11 +307,13 @@ def test_daemonctl_takes_a_key(daemon, upstream):
 def test_another_uid_has_keys_of_its_own(daemon, upstream):
     mine = ask(daemon)
     daemon.folder.chmod(0o755)
+    os.setegid(NOBODY.pw_gid)
     os.seteuid(NOBODY.pw_uid)
     try:
         theirs = ask(daemon, prompt="other")
     finally:
         os.seteuid(0)
+        os.setegid(0)
     assert theirs["call_id"] != mine["call_id"]
     assert len(upstream.chats()) == 2
     assert ask(daemon) == mine
