@@ -23,6 +23,7 @@ from actors.budget import BudgetActor
 from actors.clock import Clock, Ids
 from actors.completion import Completions
 from actors.exchange import Exchange
+from actors.idempotency import Idempotency, Keys
 from actors.ledger import Ledger, last_id, outcome_of_lost
 from actors.pool import ProviderPool
 from actors.provider import Source
@@ -134,6 +135,8 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 clock=clock,
                 ids=ids,
             )
+            keys_in_use = Keys()
+            keys = await actors.start(lambda: Idempotency(store, clock, ids, keys_in_use))
             world = World(
                 settings,
                 ledger,
@@ -141,6 +144,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 pool,
                 sessions,
                 completions,
+                keys,
                 catalogue,
                 actors,
                 store,

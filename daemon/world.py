@@ -10,6 +10,7 @@ from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import Clock
 from actors.completion import Completions
+from actors.idempotency import Idempotency
 from actors.ledger import Ledger
 from actors.pool import ProviderPool
 from actors.rules.catalogue import Catalogue
@@ -35,6 +36,7 @@ class World(Struct):
     pool: Ref[ProviderPool]
     sessions: Ref[Sessions]
     completions: Completions
+    keys: Ref[Idempotency]
     catalogue: Catalogue
     supervisor: Supervisor
     store: Store

@@ -98,10 +98,11 @@ DaemonMessage = Welcome | ItemRaw | DoneRaw | Fault
 
 
 class Params(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """The params of a method: the struct declares the method's name and the right that it needs."""
+    """The params of a method: the struct declares the method's name, the right that it needs, and whether it takes a key."""
 
     method: ClassVar[str]
     right: ClassVar[Right]
+    keyed: ClassVar[bool] = False
 
 
 class Ping(Params):

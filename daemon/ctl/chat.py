@@ -69,12 +69,15 @@ def chat_options(parser: ArgumentParser) -> None:
     """The options of `chat`."""
     question_options(parser)
     parser.add_argument("--no-stream", action="store_true", help="print the answer when it is whole")
+    parser.add_argument("--idempotency-key", metavar="K", help="the same question under the same key is sent once")
     parser.add_argument("--yes", action="store_true", help="run it even if your budget is used up")
 
 
 def run(arguments: Namespace, connect: Connect) -> int:
     """Asks and prints; a budget that is used up is confirmed first, on a terminal or with `--yes`."""
     messages, wishes = question(arguments)
+    if arguments.idempotency_key is not None:
+        wishes["idempotency_key"] = arguments.idempotency_key
     show = _show_json if arguments.json else _show_whole if arguments.no_stream else _show_pieces
     with connect() as quorum:
         return _confirmed(arguments, lambda **change: show(quorum, messages, _with(wishes, change)))

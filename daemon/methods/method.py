@@ -16,13 +16,14 @@ from protocols.rpc import Params
 
 
 class Caller:
-    """One call's caller: who it is, and the way back for items."""
+    """One call's caller: who it is, the key that it gave the call, and the way back for items."""
 
-    __slots__ = ("_connection", "_running")
+    __slots__ = ("_connection", "_running", "idempotency_key")
 
-    def __init__(self, connection: Connection, running: Running) -> None:
+    def __init__(self, connection: Connection, running: Running, idempotency_key: str | None = None) -> None:
         self._connection = connection
         self._running = running
+        self.idempotency_key = idempotency_key
 
     @property
     def peer(self) -> Peer:

@@ -55,6 +55,13 @@ class TestInAPipe:
             "model": "a:b",
         }
 
+    @pytest.mark.parametrize("how", [[], ["--no-stream"], ["--json"]])
+    def test_an_idempotency_key_goes_with_the_call_and_with_its_confirmation(self, daemon, ctl, how):
+        daemon.table["chat"] = confirmed
+        assert ctl("chat", "hi", "--yes", "--idempotency-key", "order 7", *how).returncode == 0
+        assert [call["idempotency_key"] for call in daemon.calls] == ["order 7", "order 7"]
+        assert all("idempotency_key" not in call["params"] for call in daemon.calls)
+
     def test_each_option_becomes_its_param(self, daemon, ctl):
         daemon.table["chat"] = STORY
         options = [

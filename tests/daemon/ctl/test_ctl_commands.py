@@ -481,6 +481,13 @@ def test_call_takes_params_from_stdin_and_a_deadline(daemon, ctl):
     assert daemon.calls[0]["deadline_s"] == 2.5
 
 
+def test_call_takes_an_idempotency_key(daemon, ctl):
+    daemon.table["ping"] = {}
+    assert ctl("call", "ping", "--idempotency-key", "order 7").returncode == 0
+    assert ctl("call", "ping").returncode == 0
+    assert [call.get("idempotency_key") for call in daemon.calls] == ["order 7", None]
+
+
 def test_control_characters_from_the_daemon_reach_no_table(daemon, ctl):
     daemon.table["sessions"] = {"sessions": [{**SESSION, "app": "a\x1b[31m\nb\x9b"}]}
     assert "a[31m b" in ctl("sessions").stdout
