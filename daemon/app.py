@@ -22,8 +22,10 @@ from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import Clock, Ids
 from actors.completion import Completions
+from actors.events import Events, Subscription
 from actors.exchange import Exchange
 from actors.ledger import Ledger, last_id, recovered
+from actors.notify import Command, Notifier, Way, Webhook
 from actors.pool import ProviderPool
 from actors.provider import Source
 from actors.providers.http import HttpClient, HttpxTransport
@@ -38,7 +40,7 @@ from actors.store.price_book import PriceBook, open_price_book
 from actors.store.sqlite import Store, open_store
 from actors.supervise import Supervisor
 from daemon import systemd
-from daemon.config import Config
+from daemon.config import AlertsSection, Config
 from daemon.log import Lines
 from daemon.server import BACKLOG, Server
 from daemon.sources import open_sources
@@ -107,13 +109,17 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
             ids = Ids(clock.now_us, await last_id(store))
             watchers: dict[Ref[Any], None] = {}
             settings = await actors.start(lambda: SettingsActor(store, clock, config.settings, watchers))
+            subscriptions: set[Subscription] = set()
+            events = await actors.start(lambda: Events(settings, clock, subscriptions))
             ledger = await actors.start(lambda: Ledger(store, clock, dispatched))
+            ways = ways_out(config.alerts, transports["probes"])
+            await actors.start(lambda: Notifier(store, events, clock, ways, config.alerts.timeout_s))
             left_open = (await ledger.call(ReadBooks())).open_holds
             limits = config.limits.limits()
             budget = await actors.start(lambda: BudgetActor(ledger, settings, limits, zone, clock))
             recovery = asyncio.get_running_loop().create_task(recover(budget, dispatched, left_open, sent))
             await asyncio.wait([recovery], timeout=RECOVERY_WAIT_S)
-            pool = await actors.start(lambda: ProviderPool(actors, sources, transports["probes"], clock))
+            pool = await actors.start(lambda: ProviderPool(actors, sources, transports["probes"], events, clock))
             sessions = await actors.start(lambda: Sessions(actors, settings, clock))
             completions = Completions(
                 sessions=sessions,
@@ -132,6 +138,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
             )
             world = World(
                 settings,
+                events,
                 ledger,
                 budget,
                 pool,
@@ -147,6 +154,16 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 Counts(),
             )
             await serve(world, config, paths, stopping)
+
+
+def ways_out(section: AlertsSection, transport: Transport) -> list[Way]:
+    """The ways that alerts take out of the daemon."""
+    ways: list[Way] = []
+    if section.command:
+        ways.append(Command(section.command, os.environ))
+    if section.webhook is not None:
+        ways.append(Webhook(section.webhook, transport))
+    return ways
 
 
 async def recover(

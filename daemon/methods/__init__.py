@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from daemon.methods import chat, ledger, providers, sessions, settings, status, usage
+from daemon.methods import chat, events, ledger, providers, sessions, settings, status, usage
 from daemon.methods.method import Caller, Method
 from protocols.chat import Chat, Explain
+from protocols.events import Events
 from protocols.provider import Models, Providers
 from protocols.rpc import Ping
 from protocols.session import Sessions
@@ -30,6 +31,7 @@ METHODS: dict[str, Method] = {
         Method(SettingsGet, settings.get),
         Method(SettingsSet, settings.set_value),
         Method(SettingsUnset, settings.unset),
+        Method(Events, events.events),
     )
 }
 
