@@ -85,15 +85,16 @@ class Command:
     async def deliver(self, alert: Alert) -> None:
         """Runs it to its end; cancelled, kills it and whatever it started."""
         try:
-            process = await anyio.open_process(
-                self._words,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=None,
-                cwd="/",
-                env=self._kept | variables(alert),
-                start_new_session=True,
-            )
+            with anyio.CancelScope(shield=True):  # a program that was started before it is in our hands would live on
+                process = await anyio.open_process(
+                    self._words,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=None,
+                    cwd="/",
+                    env=self._kept | variables(alert),
+                    start_new_session=True,
+                )
         except (OSError, ValueError) as error:
             raise NotTaken(f"`{self._words[0]}` can't be run: {error}") from None
         async with process:

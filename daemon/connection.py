@@ -293,7 +293,9 @@ class Connection(asyncio.Protocol):
 
     async def keeps_up(self) -> None:
         """Returns when the reader is not slow, or not any more."""
-        if self._paused:
+        if len(self._out) >= UNSENT_BYTES:
+            self._flush()
+        while self._paused:
             if self._keeping_up is None:
                 self._keeping_up = self._loop.create_future()
             await asyncio.shield(self._keeping_up)  # others wait for it too
