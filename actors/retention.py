@@ -110,7 +110,7 @@ class Retention(Actor):
 
     async def _last_of_window(self, after: str) -> str | None:
         ((last,),) = await self._store.read(SQL["last_of_window"], (after, BATCH))
-        return last
+        return None if last is None else str(last)
 
     async def _roll(self, closed: list[tuple[str, int]]) -> None:
         """One transaction. The sums are made in it, of what it then deletes."""

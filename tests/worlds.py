@@ -14,6 +14,7 @@ import simulated_provider
 from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import MICRO, Clock, Ids, parse_rfc3339
+from actors.events import Events, Subscription
 from actors.ledger import Ledger, last_id, outcome_of_lost
 from actors.provider import Source
 from actors.providers.transport import Endpoint
@@ -231,7 +232,9 @@ async def open_books(
             async with Supervisor() as actors:
                 watchers: dict[Ref[Any], None] = {}
                 settings = await actors.start(lambda: settings_class(store, clock, config or {}, watchers))
-                ledger = await actors.start(lambda: ledger_class(store, clock, dispatched))
+                subscriptions: set[Subscription] = set()
+                events = await actors.start(lambda: Events(settings, clock, subscriptions))
+                ledger = await actors.start(lambda: ledger_class(store, clock, dispatched, events))
                 left_open = (await ledger.call(ReadBooks())).open_holds
                 budget = await actors.start(lambda: budget_class(ledger, settings, limits or Limits(), zone, clock))
                 for hold in left_open:

@@ -17,6 +17,7 @@ from daemon.ctl.settings import SETTINGS_GET, SETTINGS_SET, SETTINGS_SHOW, SETTI
 from daemon.ctl.spend import SPEND
 from daemon.ctl.status import STATUS
 from daemon.ctl.usage import USAGE_ROWS
+from daemon.ctl.watch import WATCH
 
 COMMANDS = (
     STATUS,
@@ -39,5 +40,6 @@ COMMANDS = (
     SETTINGS_SET,
     SETTINGS_UNSET,
     LEDGER_VERIFY,
+    WATCH,
     CALL,
 )

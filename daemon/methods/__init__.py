@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from daemon.methods import alerts, chat, ledger, overrides, providers, sessions, settings, status, usage
+from daemon.methods import alerts, chat, events, ledger, overrides, providers, sessions, settings, status, usage
 from daemon.methods.method import Caller, Method
 from protocols.alerts import Alerts
 from protocols.audit import Audit
 from protocols.chat import Chat, Explain
+from protocols.events import Events
 from protocols.overrides import OverridesGrant, OverridesList, OverridesRevoke
 from protocols.provider import Models, Providers
 from protocols.rpc import Ping
@@ -39,6 +40,7 @@ METHODS: dict[str, Method] = {
         Method(SettingsGet, settings.get),
         Method(SettingsSet, settings.set_value),
         Method(SettingsUnset, settings.unset),
+        Method(Events, events.events),
     )
 }
 

@@ -50,6 +50,10 @@ class Caller:
         """Sends an item of this call."""
         self._connection.emit(self._running.id, value)
 
+    async def keeps_up(self) -> None:
+        """Returns when the caller reads as fast as it is sent to: what is emitted before waits in memory."""
+        await self._connection.keeps_up()
+
     def interrupted(self) -> type[QuorumError]:
         """What cancelled the call; QuorumError if nothing did."""
         return self._running.interrupted
