@@ -469,7 +469,7 @@ class BudgetActor(Actor):
         if request.amount <= 0:
             raise BadRequest("`amount_usd` must be above 0")
         grant = Grant(
-            self._token(), request.user, request.amount, now, request.until, request.actor.account, request.why
+            secrets.token_hex(6), request.user, request.amount, now, request.until, request.actor.account, request.why
         )
         return Wait(self._grant(grant, request))
 

@@ -450,7 +450,7 @@ _INTERRUPTED = {
 
 _MARKED: dict[Mark, str] = {
     "soft": "this call may pass your budget: `admission` is soft",
-    "override": "this call passed your budget, as you confirmed",
+    "override": "this call passed your budget, as an override allows",
     "unenforced": "your budget is used up; the call ran because you don't enforce it (`enforce_budget_limits`)",
     "clamped": "the longest answer was cut to what fits your budget (`clamp_to_budget`)",
 }

@@ -121,7 +121,8 @@ class Ledger(Actor):
             before = str(post.used.spent_before)
             now = self._clock.now_us()
             rows += (audit_row(post.used.actor, now, "override.confirmed", start.usage_id, before=before, after=None),)
-        return Wait(self._store.submit(*rows))
+            told = partial(self._tell_of_override, "confirmed", start.user, amount, usage_id=start.usage_id)
+        return Wait(self._store.submit(*rows, then=told))
 
     @handles(PostSettlement)
     def post_settlement(self, post: PostSettlement) -> Wait[None]:

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from actors import retention
 from actors.clock import MICRO, Clock, Ids, parse_rfc3339
+from actors.events import Events
 from actors.ledger import Ledger, last_id
 from actors.retention import EVERY_S, FIRST_S, Retention, by_day
 from actors.rules.periods import local_date
@@ -193,7 +194,8 @@ async def opened(folder, *, clock=None, zone=BERLIN, config=KEPT, retention_clas
             async with Supervisor() as actors:
                 watchers = {}
                 values = await actors.start(lambda: SettingsActor(store, clock, config, watchers))
-                ledger = await actors.start(lambda: Ledger(store, clock, dispatched))
+                events = await actors.start(lambda: Events(values, clock, set()))
+                ledger = await actors.start(lambda: Ledger(store, clock, dispatched, events))
                 rolling = await actors.start(lambda: retention_class(store, values, clock, zone))
                 yield World(folder, clock, store, (values, ledger, rolling), zone)
         finally:

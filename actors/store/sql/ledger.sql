@@ -132,7 +132,7 @@ SELECT key, sum(calls), sum(prompt), sum(response), sum(cost), sum(unpriced), su
             ELSE day END AS key,
         sum(calls), sum(prompt_tokens), sum(response_tokens), sum(cost), sum(unpriced), sum(overruns)
     FROM usage_daily -- a day counts if its midnight is within; the bounds keep to years that every time zone can name
-    WHERE day > local_day(max(:since, 1) - 1) AND day <= local_day(min(max(:until, 1), 253000000000000000) - 1)
+    WHERE day > local_day(min(max(:since, 1), 253000000000000000) - 1) AND day <= local_day(min(max(:until, 1), 253000000000000000) - 1)
         AND (:user IS NULL OR user = :user OR (user >= :user || '/' AND user < :user || '0'))
     GROUP BY key)
 GROUP BY key ORDER BY CASE WHEN :by = 'day' THEN 0 ELSE sum(cost) END DESC, key

@@ -3,8 +3,11 @@ import stat
 from contextlib import asynccontextmanager, closing
 
 import pytest
+from worlds import TurnedClock
 
+from actors.events import Events
 from actors.ledger import Ledger
+from actors.settings import SettingsActor
 from actors.store.dispatched import open_dispatched
 from actors.store.queries import Statement, load, migrations
 from actors.store.sqlite import APPLICATION_ID, StoreRefused, open_store
@@ -86,7 +89,10 @@ async def books(folder):
     dispatched, _ = open_dispatched(folder / "dispatched", "boot")
     with dispatched:
         async with opened(folder) as store, Supervisor() as actors:
-            yield await actors.start(lambda: Ledger(store, None, dispatched))
+            clock = TurnedClock()
+            settings = await actors.start(lambda: SettingsActor(store, clock, {}, {}))
+            events = await actors.start(lambda: Events(settings, clock, set()))
+            yield await actors.start(lambda: Ledger(store, clock, dispatched, events))
 
 
 def stored(path):
