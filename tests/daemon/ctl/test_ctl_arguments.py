@@ -140,7 +140,11 @@ HEAVY = {"actors", "rich", "anyio", "asyncio", "httpx", "structlog", "pykka", "u
 
 
 @pytest.mark.parametrize(
-    ("words", "also"), [(["--help"], {"msgspec", "socket", "protocols.client"}), (["status", "--json"], set())]
+    ("words", "also"),
+    [
+        (["--help"], {"msgspec", "socket", "protocols.client", "daemon.ctl.chat", "daemon.ctl.usage", "datetime"}),
+        (["status", "--json"], {"daemon.ctl.chat", "daemon.ctl.usage"}),
+    ],
 )
 def test_only_what_is_needed_is_loaded(daemon, words, also):
     daemon.table["status"] = {"healthy": True}
