@@ -51,10 +51,4 @@ def _show(answer: Any) -> None:
             put(suggestion)
 
 
-ALERTS = Command(
-    "alerts",
-    "Lists when spend reached 75, 80, 90 and 100 % of a limit, newest first.",
-    run,
-    options,
-    ("alerts --last 5",),
-)
+ALERTS = Command(run, options, ("alerts --last 5",))

@@ -13,7 +13,7 @@ from daemon.ctl.output import put
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from daemon.ctl.command import Command
+    from daemon.ctl.command import Command, Entry
 
 EXIT_CODES = """\
 exit codes:
@@ -35,13 +35,14 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see `{self.prog} --help`")
 
 
-def parse(argv: Sequence[str], commands: Sequence[Command]) -> tuple[Command, argparse.Namespace]:
+def parse(argv: Sequence[str], commands: Sequence[Entry]) -> tuple[Command, argparse.Namespace]:
     """The command meant and its arguments. Raises UsageError; `--help` and `--version` print and exit."""
     top = _top_parser(commands)
     arguments, strange = top.parse_known_args(argv)
     _refuse(top, strange)
-    command, rest = _find(arguments.words, commands)
-    parser = _parser(command, commands)
+    entry, rest = _find(arguments.words, commands)
+    command = entry.load()
+    parser = _parser(entry, command, commands)
     # argparse can't mix options and positionals when a `--` stands among them
     read = parser.parse_known_args if "--" in rest else parser.parse_known_intermixed_args
     arguments, strange = read(rest, arguments)
@@ -49,7 +50,7 @@ def parse(argv: Sequence[str], commands: Sequence[Command]) -> tuple[Command, ar
     return command, arguments
 
 
-def _top_parser(commands: Sequence[Command]) -> Parser:
+def _top_parser(commands: Sequence[Entry]) -> Parser:
     parser = Parser(
         prog="daemonctl",
         usage="daemonctl [--socket PATH] [--json] COMMAND …",
@@ -63,13 +64,13 @@ def _top_parser(commands: Sequence[Command]) -> Parser:
     return parser
 
 
-def _parser(command: Command, commands: Sequence[Command]) -> Parser:
+def _parser(entry: Entry, command: Command, commands: Sequence[Entry]) -> Parser:
     after = []
-    if group := _group(command.name, commands):
+    if group := _group(entry.name, commands):
         after.append(f"commands:\n{_listed(group)}")
     if command.examples:
         after.append("\n".join(["examples:", *(f"  daemonctl {example}" for example in command.examples)]))
-    parser = Parser(prog=f"daemonctl {command.name}", description=command.summary, epilog="\n\n".join(after) or None)
+    parser = Parser(prog=f"daemonctl {entry.name}", description=entry.summary, epilog="\n\n".join(after) or None)
     command.options(parser)
     here = "as before the command"
     parser.add_argument("--socket", metavar="PATH", help=here)
@@ -77,7 +78,7 @@ def _parser(command: Command, commands: Sequence[Command]) -> Parser:
     return parser
 
 
-def _find(words: list[str], commands: Sequence[Command]) -> tuple[Command, list[str]]:
+def _find(words: list[str], commands: Sequence[Entry]) -> tuple[Entry, list[str]]:
     """The command that the first words name, and the words after it."""
     if not words:
         raise UsageError("which command? `daemonctl --help` lists them, `daemonctl status` is a good start")
@@ -98,7 +99,7 @@ def _find(words: list[str], commands: Sequence[Command]) -> tuple[Command, list[
     raise UsageError(f"`{words[0]}` is one of: {', '.join(f'`{command.name}`' for command in [*alone, *group])}")
 
 
-def _group(first: str, commands: Sequence[Command]) -> list[Command]:
+def _group(first: str, commands: Sequence[Entry]) -> list[Entry]:
     """The commands of two words that begin with this one."""
     return [command for command in commands if command.name.startswith(f"{first} ")]
 
@@ -122,5 +123,5 @@ def _nearest(word: str, known: Any) -> str:
     return f"the nearest is `{near[0]}`" if near else "`--help` lists what there is"
 
 
-def _listed(commands: Sequence[Command]) -> str:
+def _listed(commands: Sequence[Entry]) -> str:
     return "\n".join(f"  {command.name:18}{command.summary}" for command in commands)

@@ -55,10 +55,4 @@ def _value(entry: Any, key: str) -> str | None:
     return money(int(text)) if text and of_money else text
 
 
-AUDIT = Command(
-    "audit",
-    "Lists who changed settings, budgets and books, and why, newest first.",
-    run,
-    options,
-    ("audit --last 20", "audit --action settings.set"),
-)
+AUDIT = Command(run, options, ("audit --last 20", "audit --action settings.set"))

@@ -47,8 +47,6 @@ def run(arguments: Namespace, connect: Connect) -> int:
 
 
 CALL = Command(
-    "call",
-    "Calls any method of the daemon and prints its result as JSON.",
     run,
     options,
     ("call ping", """call usage '{"last": 5}'""", """call chat '{"messages": [{"role": "user", "content": "hi"}]}'"""),

@@ -180,8 +180,6 @@ def _how(answer: ChatAnswer) -> str:
 
 
 CHAT = Command(
-    "chat",
-    "Asks a model; the answer is printed as it comes.",
     run,
     chat_options,
     (

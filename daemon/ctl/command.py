@@ -1,7 +1,8 @@
-"""What a command is: a name, a sentence, its options, and what it does. The exit codes that all share."""
+"""What a command is: a name, a sentence, and in a file of its own what it does. The exit codes that all share."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -33,10 +34,21 @@ def no_options(_parser: ArgumentParser) -> None:
 
 
 class Command(NamedTuple):
-    """A command of daemonctl. `run` returns the exit code and raises UsageError or what the client raises."""
+    """What a command does. `run` returns the exit code and raises UsageError or what the client raises."""
 
-    name: str
-    summary: str
     run: Callable[[Namespace, Connect], int]
     options: Callable[[ArgumentParser], None] = no_options
     examples: tuple[str, ...] = ()
+
+
+class Entry(NamedTuple):
+    """A command in the list: its name and its sentence."""
+
+    name: str
+    summary: str
+
+    def load(self) -> Command:
+        """`holds resolve` is `HOLDS_RESOLVE` of `holds.py`: only the file of the command that is meant is ever loaded."""
+        file = import_module(f"daemon.ctl.{self.name.split()[0]}")
+        command: Command = getattr(file, self.name.upper().replace(" ", "_"))
+        return command

@@ -1,45 +1,30 @@
-"""Every command, in the order in which the help lists them. A new one is one file and one line here."""
+"""Every command, in the order in which the help lists them. A new one is a line here, and a `Command` in the file of its first word."""
 
 from __future__ import annotations
 
-from daemon.ctl.alerts import ALERTS
-from daemon.ctl.audit import AUDIT
-from daemon.ctl.call import CALL
-from daemon.ctl.chat import CHAT
-from daemon.ctl.explain import EXPLAIN
-from daemon.ctl.holds import HOLDS, HOLDS_RESOLVE
-from daemon.ctl.ledger import LEDGER_VERIFY
-from daemon.ctl.models import MODELS
-from daemon.ctl.overrides import OVERRIDES, OVERRIDES_GRANT, OVERRIDES_REVOKE
-from daemon.ctl.providers import PROVIDERS
-from daemon.ctl.sessions import SESSIONS
-from daemon.ctl.settings import SETTINGS_GET, SETTINGS_SET, SETTINGS_SHOW, SETTINGS_UNSET
-from daemon.ctl.spend import SPEND
-from daemon.ctl.status import STATUS
-from daemon.ctl.usage import USAGE_ROWS
-from daemon.ctl.watch import WATCH
+from daemon.ctl.command import Entry
 
 COMMANDS = (
-    STATUS,
-    CHAT,
-    EXPLAIN,
-    MODELS,
-    PROVIDERS,
-    SESSIONS,
-    SPEND,
-    USAGE_ROWS,
-    ALERTS,
-    HOLDS,
-    HOLDS_RESOLVE,
-    OVERRIDES,
-    OVERRIDES_GRANT,
-    OVERRIDES_REVOKE,
-    AUDIT,
-    SETTINGS_SHOW,
-    SETTINGS_GET,
-    SETTINGS_SET,
-    SETTINGS_UNSET,
-    LEDGER_VERIFY,
-    WATCH,
-    CALL,
+    Entry("status", "Shows how the daemon, its providers and its budgets are; exits 1 when degraded."),
+    Entry("chat", "Asks a model; the answer is printed as it comes."),
+    Entry("explain", "Shows which model would answer and why; nobody is called."),
+    Entry("models", "Lists the models, their prices and whether they can be called."),
+    Entry("providers", "Lists the providers, their state and how fast they answer."),
+    Entry("sessions", "Lists the users whose context is live, and what they spent since."),
+    Entry("spend", "Shows what is spent, held and left of each limit, and sums it up."),
+    Entry("usage", "Lists the attempts, newest first: who called what, and what it cost."),
+    Entry("alerts", "Lists when spend reached 75, 80, 90 and 100 % of a limit, newest first."),
+    Entry("holds", "Lists money held for calls under way, and calls whose outcome nobody knows."),
+    Entry("holds resolve", "Says what a call with an unknown outcome cost, as the provider's bill has it."),
+    Entry("overrides", "Lists who may pass a budget, by how much and until when."),
+    Entry("overrides grant", "Lets calls pass your budget, or another user's, by an amount until a time."),
+    Entry("overrides revoke", "Ends an override now."),
+    Entry("audit", "Lists who changed settings, budgets and books, and why, newest first."),
+    Entry("settings show", "Lists the settings as they hold for you."),
+    Entry("settings get", "Prints the value of one setting."),
+    Entry("settings set", "Sets a setting."),
+    Entry("settings unset", "Takes a setting back, so that the default holds again."),
+    Entry("ledger verify", "Recomputes every balance from the journal and compares."),
+    Entry("watch", "Prints events as they happen: alerts, attempts, providers, settings, overrides."),
+    Entry("call", "Calls any method of the daemon and prints its result as JSON."),
 )

@@ -39,10 +39,4 @@ def _show(answer: Any) -> None:
             table(columns, rows, "")
 
 
-EXPLAIN = Command(
-    "explain",
-    "Shows which model would answer and why; nobody is called.",
-    run,
-    question_options,
-    ("explain --task theme_analysis hello",),
-)
+EXPLAIN = Command(run, question_options, ("explain --task theme_analysis hello",))

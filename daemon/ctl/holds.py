@@ -56,11 +56,7 @@ def _resolved(arguments: Namespace) -> None:
     put(f"{arguments.hold_id} cost {money(nano_from_usd(arguments.cost))}; spend is corrected, and the audit says why")
 
 
-HOLDS = Command("holds", "Lists money held for calls under way, and calls whose outcome nobody knows.", run)
+HOLDS = Command(run)
 HOLDS_RESOLVE = Command(
-    "holds resolve",
-    "Says what a call with an unknown outcome cost, as the provider's bill has it.",
-    resolve,
-    _resolve_options,
-    ("holds resolve 0cr65gmggex80 --cost 0.042 --why 'the bill of 3 January'",),
+    resolve, _resolve_options, ("holds resolve 0cr65gmggex80 --cost 0.042 --why 'the bill of 3 January'",)
 )

@@ -32,4 +32,4 @@ def _show(verdict: Any) -> None:
     )
 
 
-LEDGER_VERIFY = Command("ledger verify", "Recomputes every balance from the journal and compares.", run)
+LEDGER_VERIFY = Command(run)

@@ -47,6 +47,4 @@ def _show(answer: Any) -> None:
     table(COLUMNS, answer["models"], "no models; `daemonctl providers` tells which providers there are")
 
 
-MODELS = Command(
-    "models", "Lists the models, their prices and whether they can be called.", run, options, ("models --local",)
-)
+MODELS = Command(run, options, ("models --local",))

@@ -123,7 +123,7 @@ class Column(NamedTuple):
     """A column of a table: its title, the key of its value in a row, and how that is written.
 
     `if_any` leaves it out when no row has a value. On a terminal `style` names a row's colour, and `fill` writes the cell as
-    wide as there is room; such a column is for eyes alone, so it stands in no plain table.
+    wide as there is room, or not at all.
     """
 
     title: str
@@ -144,7 +144,6 @@ def table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], nothing:
     if sys.stdout.isatty():
         _print_rich(columns, rows)
     else:
-        columns = [column for column in columns if not column.fill]
         _print_plain(columns, [_cells(columns, row) for row in rows])
 
 

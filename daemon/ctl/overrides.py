@@ -78,10 +78,8 @@ def _granted(row: Any) -> None:
     )
 
 
-OVERRIDES = Command("overrides", "Lists who may pass a budget, by how much and until when.", list_, _list_options)
+OVERRIDES = Command(list_, _list_options)
 OVERRIDES_GRANT = Command(
-    "overrides grant",
-    "Lets calls pass your budget, or another user's, by an amount until a time.",
     grant,
     _grant_options,
     (
@@ -89,4 +87,4 @@ OVERRIDES_GRANT = Command(
         "overrides grant 20 --until 2026-01-31T00:00:00Z --user @bob --why 'agreed with Ana'",
     ),
 )
-OVERRIDES_REVOKE = Command("overrides revoke", "Ends an override now.", revoke, _revoke_options)
+OVERRIDES_REVOKE = Command(revoke, _revoke_options)

@@ -39,4 +39,4 @@ def run(arguments: Namespace, connect: Connect) -> int:
         return result(arguments, quorum.call("providers"), lambda answer: show_providers(answer["providers"]))
 
 
-PROVIDERS = Command("providers", "Lists the providers, their state and how fast they answer.", run)
+PROVIDERS = Command(run)

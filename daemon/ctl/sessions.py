@@ -32,4 +32,4 @@ def _show(answer: Any) -> None:
     table(COLUMNS, answer["sessions"], "no sessions: nobody has called yet")
 
 
-SESSIONS = Command("sessions", "Lists the users whose context is live, and what they spent since.", run)
+SESSIONS = Command(run)

@@ -85,23 +85,9 @@ def _now(row: Any) -> None:
     put(f"{row['key']} = {_written(row['value'])} ({row['origin']})")
 
 
-SETTINGS_SHOW = Command(
-    "settings show", "Lists the settings as they hold for you.", show, _show_options, ("settings show --origin",)
-)
-SETTINGS_GET = Command(
-    "settings get", "Prints the value of one setting.", get, _key_options, ("settings get default_max_tokens",)
-)
+SETTINGS_SHOW = Command(show, _show_options, ("settings show --origin",))
+SETTINGS_GET = Command(get, _key_options, ("settings get default_max_tokens",))
 SETTINGS_SET = Command(
-    "settings set",
-    "Sets a setting.",
-    set_,
-    _set_options,
-    ("settings set month_usd 12.5", "settings set default_model openai:gpt-4o-mini"),
+    set_, _set_options, ("settings set month_usd 12.5", "settings set default_model openai:gpt-4o-mini")
 )
-SETTINGS_UNSET = Command(
-    "settings unset",
-    "Takes a setting back, so that the default holds again.",
-    unset,
-    _key_options,
-    ("settings unset month_usd",),
-)
+SETTINGS_UNSET = Command(unset, _key_options, ("settings unset month_usd",))

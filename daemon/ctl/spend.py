@@ -157,10 +157,4 @@ def _show(answer: Any, by: str | None) -> None:
         table((Column(by.upper(), "key"), *GROUPS), answer.get("groups") or [], "no calls in this time")
 
 
-SPEND = Command(
-    "spend",
-    "Shows what is spent, held and left of each limit, and sums it up.",
-    run,
-    options,
-    ("spend --by model", "spend --by day --since 2026-01-01T00:00:00Z"),
-)
+SPEND = Command(run, options, ("spend --by model", "spend --by day --since 2026-01-01T00:00:00Z"))

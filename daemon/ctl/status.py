@@ -48,4 +48,4 @@ def _show(status: Any) -> None:
     table(ACTORS, status["actors"], "no actors")
 
 
-STATUS = Command("status", "Shows how the daemon, its providers and its budgets are; exits 1 when degraded.", run)
+STATUS = Command(run)

@@ -83,10 +83,4 @@ def _as_text(row: Any) -> dict[str, Any]:
     return {**row, **texts, "marks": ";".join(row.get("marks") or ())}
 
 
-USAGE_ROWS = Command(
-    "usage",
-    "Lists the attempts, newest first: who called what, and what it cost.",
-    run,
-    options,
-    ("usage --last 20", "usage --since 2026-01-01T00:00:00Z --csv > january.csv"),
-)
+USAGE = Command(run, options, ("usage --last 20", "usage --since 2026-01-01T00:00:00Z --csv > january.csv"))

@@ -92,10 +92,4 @@ WRITERS: Mapping[str, Callable[[Fields], str]] = {
 }
 """How each kind is said."""
 
-WATCH = Command(
-    "watch",
-    "Prints events as they happen: alerts, attempts, providers, settings, overrides.",
-    run,
-    options,
-    ("watch", "watch --type alert --type provider", "watch --json --type attempt"),
-)
+WATCH = Command(run, options, ("watch", "watch --type alert --type provider", "watch --json --type attempt"))

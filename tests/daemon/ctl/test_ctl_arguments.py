@@ -59,6 +59,8 @@ from protocols.client import NotReachable
         ("overrides grant 5 --for 2 --why x", "`2` is no duration; write it like 30m, 2h or 1d"),
         ("overrides grant 5 --for 0m --why x", "no duration"),
         ("overrides grant 5 --for h --why x", "no duration"),
+        ("overrides grant 5 --for 2hours --why x", "no duration"),
+        ("overrides grant 5 --for 1.5h --why x", "no duration"),
         ("overrides grant 5 --for 9999999d --why x", "too long"),
         ("overrides grant 5 --for 9999999999999d --why x", "too long"),
         ("overrides revoke", "required: ID"),
@@ -140,7 +142,11 @@ HEAVY = {"actors", "rich", "anyio", "asyncio", "httpx", "structlog", "pykka", "u
 
 
 @pytest.mark.parametrize(
-    ("words", "also"), [(["--help"], {"msgspec", "socket", "protocols.client"}), (["status", "--json"], set())]
+    ("words", "also"),
+    [
+        (["--help"], {"msgspec", "socket", "protocols.client", "daemon.ctl.chat", "daemon.ctl.usage", "datetime"}),
+        (["status", "--json"], {"daemon.ctl.chat", "daemon.ctl.usage"}),
+    ],
 )
 def test_only_what_is_needed_is_loaded(daemon, words, also):
     daemon.table["status"] = {"healthy": True}
