@@ -23,6 +23,7 @@ from actors.settings import SettingsActor
 from actors.store.dispatched import open_dispatched
 from actors.store.sqlite import open_store
 from actors.supervise import Supervisor
+from protocols.audit import Actor
 from protocols.budget import ReadGroups, Verify
 from protocols.errors import Internal, LedgerReadonly
 from protocols.retention import Rolled, RollUp
@@ -516,7 +517,7 @@ async def test_a_changed_setting_holds_from_the_next_round_on(world):
         world.clock.turn(FIRST_S)
         await until(lambda: world.clock.sleepers)
         assert kept(world) == [only]
-        await world.settings.call(ChangeSetting("usage.retention_days", 8, DAEMON, 0, "root", "test"))
+        await world.settings.call(ChangeSetting("usage.retention_days", 8, DAEMON, Actor(0, "root", "test")))
         world.clock.turn(EVERY_S)
         await until(lambda: kept(world) == [])
     assert await world.problems() == []

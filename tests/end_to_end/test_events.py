@@ -1,5 +1,6 @@
 """Events as clients hear them, and alerts on their way out of a real daemon."""
 
+import getpass
 import json
 import os
 import socket
@@ -102,17 +103,21 @@ class TestStream:
         assert heard == {key: row[key] for key in heard}
         assert heard["usage_id"] == answer["usage_id"]
 
-    def test_alerts_are_heard_in_order_by_who_may_see_them(self, daemon, upstream):
-        daemon.configure(config(upstream, "[limits]\nmonth_usd = 0.05\n"))
-        daemon.restart()
+    def test_alerts_are_heard_in_the_order_in_which_spend_reaches_them(self, daemon):
+        hi = {"messages": [{"role": "user", "content": "hi"}], "model": "sim:sim", "max_tokens": 50}
+        cost = daemon.call("chat", **hi)["cost_nano_usd"]
+        daemon.call("settings.set", key="enforce_budget_limits", value=False)
+        daemon.call("settings.set", key="month_usd", value=2 * cost / 0.92 / 1e9)
         with listening(daemon, "alert") as lines:
-            levels = []
-            while 75 not in levels:
-                daemon.call("chat", messages=[{"role": "user", "content": "hi"}], model="sim:sim", max_tokens=1000)
-                spent = daemon.spent()
-                if spent >= 0.75 * 50_000_000:
-                    levels.append(event(lines)["level"])
-        assert levels == [75]
+            assert daemon.call("chat", **hi)["cost_nano_usd"] == cost
+            alerts = [event(lines) for _ in range(3)]
+        assert [(alert["level"], alert["severity"]) for alert in alerts] == [
+            (75, "info"),
+            (80, "warning"),
+            (90, "critical"),
+        ]
+        assert {alert["scope"] for alert in alerts} == {f"user:{getpass.getuser()}"}
+        assert [row["level"] for row in daemon.call("alerts")["alerts"]] == [90, 80, 75]
 
     def test_a_type_that_is_none_is_refused_with_the_right_ones(self, daemon):
         with pytest.raises(BadRequest, match=f"there is no event type `alerts`; there are: {TYPES}"):
