@@ -23,7 +23,6 @@ from protocols.provider import AttemptEnded, Lease, Outcome
 from protocols.settings import Admission
 from protocols.usage import AttemptEnd, AttemptStart
 
-
 LEASE_GRACE_S = 60.0
 """Seconds that a hold outlives the longest attempt."""
 

@@ -23,7 +23,7 @@ from actors.rules.body import chat_body_hash
 from actors.rules.catalogue import Catalogue
 from actors.rules.overbudget import question, refusal, way_out
 from actors.rules.pricing import Price, affordable, bound
-from actors.rules.routing import Asked, Plan, Target, World, local_alternative, nearest_models, plan
+from actors.rules.routing import Asked, Plan, Target, World, nearest_models, plan
 from actors.rules.tokens import OPENAI_FACTOR_MILLI, OTHER_FACTOR_MILLI, prompt_upper_bound
 from actors.session import Sessions
 from protocols.audit import Actor
@@ -174,11 +174,6 @@ class Completions:
                 run.targets = []
         return self._decision(run), fault
 
-    def free_model(self) -> str | None:
-        """The best local model, as far as the providers were last seen."""
-        local = local_alternative(self._catalogue.infos(self._views), self._views, 0)
-        return None if local is None else str(local)
-
     async def _begin(self, call: ChatCall, preferences: Preferences) -> _Run:
         chat = call.chat
         asked = Asked(chat.model, chat.provider, chat.allow_fallback, preferences.default_model)
@@ -206,6 +201,7 @@ class Completions:
     def _plan(self, asked: Asked, views: tuple[ProviderView, ...]) -> Plan:
         if views is not self._views or len(self._plans) >= self.PLANS:
             self._views, self._plans = views, {}
+            self._catalogue.see(views)
         made = self._plans.get(asked)
         if made is None:
             made = self._plans[asked] = plan(asked, World(views, self._catalogue.entries, self._aliases))
@@ -265,7 +261,8 @@ class Completions:
         quote, auto = self._quote(run, target), run.preferences.auto_fallback_to_local
         forbidden = run.call.chat.allow_fallback is False
         tokens = quote.prompt_tokens + quote.longest_answer
-        local = local_alternative(self._catalogue.infos(run.views), run.views, tokens)
+        best = self._catalogue.best_local(run.views, tokens)
+        local = None if best is None else Target(best.provider, best.id.partition(":")[2])
         way = way_out(auto_fallback=auto, forbidden=forbidden, local=local, may_override=over.may_override)
         if way == "local" and local is not None:
             run.reason = "budget_exceeded_auto_fallback"

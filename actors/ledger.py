@@ -9,8 +9,9 @@ from typing import Any, cast
 import msgspec
 import structlog
 
-from actors.base import Actor, Wait, handles
+from actors.base import Actor, Ref, Wait, handles
 from actors.clock import MICRO, Clock, parse_rfc3339, rfc3339
+from actors.events import Events
 from actors.store.audit import SQL as AUDIT
 from actors.store.audit import audit_entry, audit_row
 from actors.store.dispatched import Dispatched
@@ -44,6 +45,7 @@ from protocols.budget import (
 )
 from protocols.chat import TokenCount
 from protocols.errors import BadRequest, NotFound
+from protocols.events import AttemptSettled, OverrideAction, OverrideEvent, Publish, alert_event
 from protocols.money import NanoUSD
 from protocols.usage import (
     AttemptEnd,
@@ -80,9 +82,10 @@ class Ledger(Actor):
     attempts list them; those days; the highest id. A set that is not known here may be written again under another id.
     """
 
-    def __init__(self, store: Store, clock: Clock, dispatched: Dispatched) -> None:
+    def __init__(self, store: Store, clock: Clock, dispatched: Dispatched, events: Ref[Events]) -> None:
         super().__init__()
         self._store = store
+        self._events = events
         self._clock = clock
         self._dispatched = dispatched
         self._set_ids: dict[frozenset[Account], int] = {}
@@ -108,6 +111,7 @@ class Ledger(Actor):
         self._store.check_room()  # before a new name's accounts, which must be written, use up what settlements need
         hold = post.hold
         set_id, start, amount = self._set(hold.accounts), hold.start, hold.amount
+        told = None
         rows: tuple[Row, ...] = (
             (ADD_HOLD, (*_start_columns(start), amount, set_id, ",".join(hold.marks), hold.lease_until)),
             (ADD_ENTRY, (start.usage_id, 0, start.created_at, amount, 0, set_id)),
@@ -134,11 +138,14 @@ class Ledger(Actor):
         if "override" in hold.marks:
             rows += ((AUDIT["settle_override"], (cost, start.usage_id)),)
         rows += tuple(map(_alert_row, post.alerts))
-        return Wait(self._store.submit(*rows, must=True, then=partial(self._settled, start.usage_id, post.alerts)))
+        return Wait(self._store.submit(*rows, must=True, then=partial(self._settled, post)))
 
-    def _settled(self, usage_id: str, alerts: tuple[Alert, ...]) -> None:
-        self._dispatched.clear(usage_id)
-        self._tell_of(alerts)
+    def _settled(self, post: PostSettlement) -> None:
+        """What is durable is news."""
+        hold = post.hold
+        self._dispatched.clear(hold.start.usage_id)
+        self._events.tell(AttemptSettled(hold.start, post.end, hold.marks))
+        self._tell_of(post.alerts)
 
     @handles(PostAlerts)
     def post_alerts(self, post: PostAlerts) -> Wait[None]:
@@ -147,9 +154,13 @@ class Ledger(Actor):
         return Wait(self._store.submit(*rows, must=True, then=partial(self._tell_of, post.alerts)))
 
     def _tell_of(self, alerts: tuple[Alert, ...]) -> None:
-        """What is durable is news."""
         for alert in alerts:
-            log.warning("alert", scope=alert.scope, period=alert.period, label=alert.label, level=alert.level)
+            log.warning("alert", scope=alert.scope, period=alert.period, label=alert.label, reached=alert.level)
+            self._events.tell(Publish(alert_event(alert)))
+
+    def _tell_of_override(self, action: OverrideAction, user: str, amount: NanoUSD, **which: str) -> None:
+        at = rfc3339(self._clock.now_us())
+        self._events.tell(Publish(OverrideEvent(at, action, user, amount, **which)))
 
     @handles(WasSent)
     def was_sent(self, request: WasSent) -> bool:
@@ -170,7 +181,8 @@ class Ledger(Actor):
             after=str(grant.amount),
             why=grant.why,
         )
-        return Wait(self._store.submit((SQL["add_override"], row), audited))
+        told = partial(self._tell_of_override, "granted", grant.user, grant.amount, override_id=grant.id)
+        return Wait(self._store.submit((SQL["add_override"], row), audited, then=told))
 
     @handles(PostRevocation)
     def post_revocation(self, post: PostRevocation) -> Wait[None]:
@@ -178,7 +190,8 @@ class Ledger(Actor):
         grant, now = post.grant, self._clock.now_us()
         subject, before = f"{grant.user}: {grant.id}", str(grant.amount)
         audited = audit_row(post.actor, now, "override.revoked", subject, before=before, after=None)
-        return Wait(self._store.submit((SQL["revoke_override"], (now, grant.id)), audited))
+        told = partial(self._tell_of_override, "revoked", grant.user, grant.amount, override_id=grant.id)
+        return Wait(self._store.submit((SQL["revoke_override"], (now, grant.id)), audited, then=told))
 
     @handles(ReadUnknown)
     def read_unknown(self, request: ReadUnknown) -> Wait[Unknown]:
@@ -355,7 +368,9 @@ class Ledger(Actor):
 
     async def _verify(self) -> Verdict:
         await self._store.written()
-        ((entries, accounts, rows, holds, cost, spent, held, open_amount),) = await self._store.read(SQL["totals"])
+        (totals,) = await self._store.read(SQL["totals"])
+        entries, accounts, rows, holds, cost, spent, held, open_amount, *rolled = totals
+        rolled_calls, rolled_cost, rolled_attempts, rolled_entries, rolled_spent = rolled
         problems = [
             f"{scope} {label}: balance says spent {s}, held {h}; the journal {js}, {jh}"
             for _, scope, _, label, s, h, js, jh in await self._store.read(SQL["recomputed"])
@@ -367,15 +382,20 @@ class Ledger(Actor):
         ]
         if cost != spent:
             problems.append(f"usage rows cost {cost} together, the journal spent {spent}")
+        if (rolled_calls, rolled_cost) != (rolled_attempts, rolled_spent):
+            problems.append(
+                f"daily sums have {rolled_calls} calls that cost {rolled_cost} together, "
+                f"what the journal carried {rolled_attempts} that spent {rolled_spent}"
+            )
         if held != open_amount:
             problems.append(f"open holds are {open_amount} together, the journal holds {held}")
         return Verdict(
             ok=not problems,
-            journal_entries=entries,
+            journal_entries=entries + rolled_entries,
             accounts=accounts,
-            usage_rows=rows,
+            usage_rows=rows + rolled_calls,
             open_holds=holds,
-            spent_nano_usd=spent,
+            spent_nano_usd=spent + rolled_spent,
             problems=problems,
         )
 
@@ -409,8 +429,8 @@ def _members(rows: Iterable[Any]) -> dict[int, list[Account]]:
 
 
 def _day(accounts: Iterable[Account]) -> str:
-    """The day that these accounts are of."""
-    return next(account.label for account in accounts if account.period == "day")
+    """The day that these accounts are of: `2026-11-21` sorts behind `2026-11`."""
+    return max(account.label for account in accounts if account.period != "override")
 
 
 def _instant(text: str | None) -> int | None:

@@ -113,7 +113,7 @@ class SettingsActor(Actor):
             values[key] = value
         budgets = self._own_budgets() if key in BUDGET_KEYS else None
         for watcher in self._watchers:
-            watcher.tell(SettingChanged(owner, key, budgets))
+            watcher.tell(SettingChanged(owner, key, budgets, values.get(key)))
 
     def _change_row(self, owner: str, key: str, value: Any) -> Row:
         if value is UNSET:

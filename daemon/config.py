@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 from msgspec import Meta, Struct, field
 
+from actors.notify import split_url
 from actors.rules.admission import Limit, Limits
 from actors.rules.catalogue import ModelConfig
 from actors.store.sqlite import Durability
@@ -91,6 +92,14 @@ class RightsSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     operate_group: str = "quorumd-operate"
 
 
+class AlertsSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[alerts]`: where alerts go besides `daemonctl alerts` and `watch`. A command is its words, run without a shell."""
+
+    command: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    webhook: str | None = None
+    timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
+
+
 class TaskSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`[tasks.<name>]`: checked, and of no effect in this version."""
 
@@ -110,6 +119,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     tasks: dict[str, TaskSection] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     rights: RightsSection = RightsSection()
+    alerts: AlertsSection = AlertsSection()
 
     def without_effect(self) -> list[str]:
         """A sentence for each part of the file that this version knows but does not go by."""
@@ -152,7 +162,7 @@ def parse(tables: Mapping[str, Any]) -> Config:
         config = msgspec.convert(tables, Config)
     except msgspec.ValidationError as error:
         raise ConfigRefused(_readable(str(error), tables)) from None
-    for check in (_check_zone, _check_providers, _check_models, _check_aliases, _check_limits):
+    for check in (_check_zone, _check_providers, _check_models, _check_aliases, _check_limits, _check_alerts):
         check(config)
     return config
 
@@ -169,6 +179,7 @@ _SECTIONS: dict[str, type[Struct]] = {
     "models[...]": ModelConfig,
     "tasks[...]": TaskSection,
     "rights": RightsSection,
+    "alerts": AlertsSection,
 }
 """Each section by msgspec's name of its place."""
 
@@ -292,6 +303,15 @@ def _check_limits(config: Config) -> None:
                 raise ConfigRefused(
                     f"[limits.{kind}.{name}]: limits of {kind} are always hard; only a user's can be a budget"
                 )
+
+
+def _check_alerts(config: Config) -> None:
+    if config.alerts.webhook is None:
+        return
+    try:
+        split_url(config.alerts.webhook)
+    except ValueError as error:
+        raise ConfigRefused(f"[alerts]: `webhook` is no http(s) address: {error}") from None
 
 
 def _zone(name: str) -> tzinfo:

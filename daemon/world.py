@@ -10,6 +10,7 @@ from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import Clock
 from actors.completion import Completions
+from actors.events import Events
 from actors.idempotency import Idempotency
 from actors.ledger import Ledger
 from actors.pool import ProviderPool
@@ -31,6 +32,7 @@ class World(Struct):
     """Everything a handler may need; built once by `daemon.app`."""
 
     settings: Ref[SettingsActor]
+    events: Ref[Events]
     ledger: Ref[Ledger]
     budget: Ref[BudgetActor]
     pool: Ref[ProviderPool]

@@ -199,11 +199,15 @@ class OwnBudgets(Struct, frozen=True):
 
 
 class SettingChanged(Request[None], frozen=True):
-    """Told upwards when a value changed: `owner` is a user, `*` or `daemon`; `own_budgets` when it was about budgets."""
+    """Told upwards when a value changed: `owner` is a user, `*` or `*daemon`; `own_budgets` when it was about budgets.
+
+    `value` is None when it was unset.
+    """
 
     owner: str
     key: str
     own_budgets: OwnBudgets | None
+    value: Any = None
 
 
 class WatchSettings(Request[OwnBudgets], frozen=True):

@@ -20,7 +20,7 @@ from protocols.errors import (
     UnknownModel,
     UnknownProvider,
 )
-from protocols.model import ModelInfo, split_model_id
+from protocols.model import split_model_id
 from protocols.provider import AVAILABLE, ProviderView
 from protocols.routing import Reason, Rejected, Step
 
@@ -164,24 +164,6 @@ def resolve(name: str, provider: str | None, world: World, steps: list[Step]) ->
             f"`{name}` names no provider; write <provider>:<model>{_near_model(name, world)}", detail={"model": name}
         )
     return Target(_provider(parts[0], world, steps).name, parts[1])
-
-
-def local_alternative(models: Iterable[ModelInfo], views: Iterable[ProviderView], tokens: int) -> Target | None:
-    """The best local model that is available and has room for so many tokens: by quality, then in config order.
-
-    One whose context nobody knows counts as large enough. Simulated ones count only where there is nothing else.
-    """
-    views = tuple(views)
-    real = {v.name for v in views if not v.simulated} or {v.name for v in views}
-    fitting = [
-        m
-        for m in models
-        if m.local and m.available and m.provider in real and (m.context_tokens is None or m.context_tokens >= tokens)
-    ]
-    if not fitting:
-        return None
-    best = max(fitting, key=lambda m: m.quality or 0.0)
-    return Target(best.provider, best.id.partition(":")[2])
 
 
 def nearest_models(name: str, models: Iterable[str], n: int = 3) -> list[str]:

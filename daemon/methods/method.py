@@ -40,9 +40,19 @@ class Caller:
         """Who the audit names."""
         return Actor(self.peer.uid, self.peer.account, self.app)
 
+    def whose(self, named: str | None) -> str | None:
+        """Whose rows are meant: the named user's, else the caller's own, or with `operate` everybody's (None)."""
+        if named is not None:
+            return self.peer.user(named)
+        return None if "operate" in self.peer.rights else self.peer.account
+
     def emit(self, value: Struct) -> None:
         """Sends an item of this call."""
         self._connection.emit(self._running.id, value)
+
+    async def keeps_up(self) -> None:
+        """Returns when the caller reads as fast as it is sent to: what is emitted before waits in memory."""
+        await self._connection.keeps_up()
 
     def interrupted(self) -> type[QuorumError]:
         """What cancelled the call; QuorumError if nothing did."""
