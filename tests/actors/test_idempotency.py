@@ -9,10 +9,11 @@ from structlog.testing import capture_logs
 from actors.base import Actor
 from actors.clock import Clock, Ids, parse_rfc3339
 from actors.idempotency import SWEEP_ROWS, SWEEP_S, Idempotency, Keys
+from actors.idempotency import _ending as ending_of
 from actors.rules.periods import local_date
 from actors.store.sqlite import open_store
 from actors.supervise import Supervisor
-from protocols.errors import Busy, IdempotencyConflict, LedgerReadonly
+from protocols.errors import BudgetExceeded, Busy, IdempotencyConflict, LedgerReadonly, Truncated
 from protocols.idempotency import Answered, Failed, FreeKey, KeepOutcome, LeaveKey, New, TakeKey
 
 pytestmark = pytest.mark.anyio
@@ -276,6 +277,21 @@ async def test_a_hold_that_is_still_open_is_waited_for(tmp_path, clock):
         assert busy.value.retry_after_s == 1.0
         await world.store._writer.execute("DELETE FROM holds")
         assert isinstance(await world.take(), New)
+
+
+@pytest.mark.parametrize(
+    ("error", "sent", "ending"),
+    [
+        (BudgetExceeded("no"), False, FreeKey),
+        (Truncated("it broke off"), True, KeepOutcome),
+        (asyncio.CancelledError(), False, FreeKey),
+        (asyncio.CancelledError(), True, LeaveKey),
+        (RuntimeError("a defect"), False, LeaveKey),
+        (RuntimeError("a defect"), True, LeaveKey),
+    ],
+)
+def test_only_who_knows_that_nothing_was_sent_frees_a_key(error, sent, ending):
+    assert isinstance(ending_of(1000, "k", error, sent=sent), ending)
 
 
 async def test_a_call_that_ended_nobody_knows_how_is_looked_up_in_the_books(world):

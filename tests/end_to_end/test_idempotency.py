@@ -109,6 +109,13 @@ def test_a_later_one_hears_the_first_answer_also_after_a_restart(daemon, upstrea
     assert len(upstream.chats()) == 1
 
 
+def test_the_outcome_is_stored_before_the_client_hears_of_it(daemon):
+    for number in range(20):
+        ask(daemon, key=f"k{number}")
+        stored = "SELECT 1 FROM idempotency WHERE key = ? AND outcome IS NOT NULL"
+        assert len(daemon.database(stored, f"k{number}")) == 1
+
+
 def test_both_wires_hear_the_same_document(daemon, upstream):
     first = ask(daemon)
     with daemon.json_lines() as lines:
