@@ -1,4 +1,4 @@
-"""Retention: attempts older than `usage.retention_days` become daily sums. It writes no table while others may: all is the store's."""
+"""Retention: attempts older than `usage.retention_days` become daily sums. The only writer of these sums; users' balances stay as they are."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Retention(Actor):
 
     async def _last_of_window(self, after: str) -> str | None:
         ((last,),) = await self._store.read(SQL["last_of_window"], (after, BATCH))
-        return last
+        return str(last) if last is not None else None
 
     async def _roll(self, closed: list[tuple[str, int]]) -> None:
         """One transaction. The sums are made in it, of what it then deletes."""

@@ -564,7 +564,7 @@ ROUND = st.tuples(st.lists(ATTEMPT, max_size=12), st.integers(1, 40), st.integer
 
 
 @given(st.lists(ROUND, min_size=1, max_size=5), st.integers(1, 6), st.sampled_from(["Europe/Berlin", "Pacific/Apia"]))
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_is_rolled_when_the_sums_say_the_same_and_the_books_balance(rounds, batch, zone):
     async def check(folder):
         clock, zoned = TurnedClock(), ZoneInfo(zone)
