@@ -1,4 +1,4 @@
-"""Retention: attempts older than `usage.retention_days` become daily sums. It writes no table while others may: all is the store's."""
+"""Retention: attempts older than `usage.retention_days` become daily sums. The only writer of these sums; users' balances stay as they are."""
 
 from __future__ import annotations
 

@@ -412,7 +412,9 @@ def _version(connection: sqlite3.Connection, path: Path | None) -> int:
 def _migrate(connection: sqlite3.Connection, path: Path | None, version: int) -> None:
     steps = migrations()
     if 0 < version < len(steps) and path is not None:
-        _back_up(connection, path, version)
+        log.info(
+            "migrating", path=str(path), schema=version, to=len(steps), backup=str(_back_up(connection, path, version))
+        )
     for number, step in enumerate(steps[version:], version + 1):
         connection.executescript(
             f"BEGIN IMMEDIATE;\n{step}\nPRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {number};"
@@ -431,9 +433,10 @@ def _check_references(connection: sqlite3.Connection, path: Path | None, version
         )
 
 
-def _back_up(connection: sqlite3.Connection, path: Path, version: int) -> None:
+def _back_up(connection: sqlite3.Connection, path: Path, version: int) -> Path:
     """A copy beside the database, kept: the way back to an older version of the program."""
     copy = path.with_name(f"{path.name}.v{version}.backup")
     copy.unlink(missing_ok=True)
     connection.execute("VACUUM INTO ?", (os.fspath(copy),))
     copy.chmod(0o600)
+    return copy
