@@ -24,13 +24,15 @@ from actors.clock import Clock, Ids
 from actors.completion import Completions
 from actors.events import Events, Subscription
 from actors.exchange import Exchange
-from actors.ledger import Ledger, last_id, recovered
+from actors.idempotency import Idempotency, Keys
+from actors.ledger import Ledger, last_id, outcome_of_lost
 from actors.notify import Command, Notifier, Way, Webhook
 from actors.pool import ProviderPool
 from actors.provider import Source
 from actors.providers.http import HttpClient, HttpxTransport
 from actors.providers.tls import Tls
 from actors.providers.transport import Transport
+from actors.retention import Retention
 from actors.rules.catalogue import Catalogue
 from actors.rules.periods import local_date
 from actors.session import Sessions
@@ -111,12 +113,15 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
             settings = await actors.start(lambda: SettingsActor(store, clock, config.settings, watchers))
             subscriptions: set[Subscription] = set()
             events = await actors.start(lambda: Events(settings, clock, subscriptions))
-            ledger = await actors.start(lambda: Ledger(store, clock, dispatched))
+            ledger = await actors.start(lambda: Ledger(store, clock, dispatched, events))
+            await actors.start(lambda: Retention(store, settings, clock, zone))
             ways = ways_out(config.alerts, transports["probes"])
             await actors.start(lambda: Notifier(store, events, clock, ways, config.alerts.timeout_s))
             left_open = (await ledger.call(ReadBooks())).open_holds
             limits = config.limits.limits()
-            budget = await actors.start(lambda: BudgetActor(ledger, settings, limits, zone, clock))
+            budget = await actors.start(
+                lambda: BudgetActor(ledger, settings, limits, zone, clock, free_model=catalogue.free_model)
+            )
             recovery = asyncio.get_running_loop().create_task(recover(budget, dispatched, left_open, sent))
             await asyncio.wait([recovery], timeout=RECOVERY_WAIT_S)
             pool = await actors.start(lambda: ProviderPool(actors, sources, transports["probes"], events, clock))
@@ -136,6 +141,8 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 clock=clock,
                 ids=ids,
             )
+            keys_in_use = Keys()
+            keys = await actors.start(lambda: Idempotency(store, clock, ids, keys_in_use))
             world = World(
                 settings,
                 events,
@@ -144,6 +151,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 pool,
                 sessions,
                 completions,
+                keys,
                 catalogue,
                 actors,
                 store,
@@ -170,9 +178,12 @@ async def recover(
     budget: Ref[BudgetActor], dispatched: Dispatched, left_open: list[OpenHold], sent: frozenset[str] | None
 ) -> None:
     """Closes the holds that an earlier process left open; its marks go once that is durable, so a kill before finds them again."""
-    ends = [recovered(hold, sent=sent is None or hold.start.usage_id in sent) for hold in left_open]
-    settled = [budget.deliver(Settle(end.start.usage_id, end.end)) for end in ends]
-    failed = [e for e in await asyncio.gather(*settled, return_exceptions=True) if e is not None]
+    settled = [
+        budget.deliver(Settle(i, outcome_of_lost(hold, sent=sent is None or i in sent)))
+        for hold in left_open
+        for i in (hold.start.usage_id,)
+    ]
+    failed = [e for e in await asyncio.gather(*settled, return_exceptions=True) if isinstance(e, BaseException)]
     if failed:
         log.error("recovery_failed", holds=len(failed), why=str(failed[0]), hint="the next start tries again")
     else:

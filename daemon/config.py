@@ -44,17 +44,18 @@ class DaemonSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class LimitSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Dollars a month and a day. Every limit is hard in this version; `hard` is accepted and may be said."""
+    """Dollars a month and a day. A user's are a budget that the user's settings act on, unless `hard`; all others are hard."""
 
     month_usd: Usd | None = None
     day_usd: Usd | None = None
-    hard: bool = True
+    hard: bool | None = None
 
     def limit(self) -> Limit:
         """In nano-dollars."""
         return Limit(
             month=None if self.month_usd is None else nano_from_usd(self.month_usd),
             day=None if self.day_usd is None else nano_from_usd(self.day_usd),
+            hard=bool(self.hard),
         )
 
 
@@ -296,6 +297,12 @@ def _check_limits(config: Config) -> None:
     for name in config.limits.providers:
         if config.providers and name not in config.providers:
             raise ConfigRefused(f"[limits.providers]: there is no [providers.{name}]")
+    for kind, sections in (("apps", config.limits.apps), ("providers", config.limits.providers)):
+        for name, section in sections.items():
+            if section.hard is False:
+                raise ConfigRefused(
+                    f"[limits.{kind}.{name}]: limits of {kind} are always hard; only a user's can be a budget"
+                )
 
 
 def _check_alerts(config: Config) -> None:

@@ -12,7 +12,7 @@ import structlog
 from daemon import __version__
 from daemon.config import RightsSection
 from daemon.connection import Connection, Running
-from daemon.methods import METHODS, Caller
+from daemon.methods import METHODS, Caller, Method
 from daemon.peer import Peer, peer_of
 from daemon.world import World
 from protocols.errors import BadRequest, QuorumError, ShuttingDown, UnknownMethod
@@ -71,6 +71,8 @@ class Server:
         if method is None:
             raise _unknown(call.method)
         connection.peer.needs(method.params.right, f"`{call.method}`")
+        if call.idempotency_key is not None:
+            _check_key(call.idempotency_key, method)
         params = cast("Codec", connection.codec).params(method.params, call.params)
         if method.params.lasting:
             running.last(deadline=call.deadline_s is not None)
@@ -79,7 +81,7 @@ class Server:
         counts = self._world.counts
         counts.calls += 1
         try:
-            return await method.handler(self._world, Caller(connection, running), params)
+            return await method.handler(self._world, Caller(connection, running, call.idempotency_key), params)
         finally:
             counts.calls -= 1
 
@@ -116,6 +118,13 @@ class Server:
 
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [running.task for running in self._running() if running.task is not None]
+
+
+def _check_key(key: str, method: Method) -> None:
+    if not method.params.keyed:
+        raise BadRequest(f"`idempotency_key` means nothing for `{method.params.method}`; leave it out")
+    if not key:
+        raise BadRequest("`idempotency_key` is empty; give each call a key of its own, or leave it out")
 
 
 def _unknown(name: str) -> QuorumError:

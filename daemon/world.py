@@ -11,6 +11,7 @@ from actors.budget import BudgetActor
 from actors.clock import Clock
 from actors.completion import Completions
 from actors.events import Events
+from actors.idempotency import Idempotency
 from actors.ledger import Ledger
 from actors.pool import ProviderPool
 from actors.rules.catalogue import Catalogue
@@ -37,6 +38,7 @@ class World(Struct):
     pool: Ref[ProviderPool]
     sessions: Ref[Sessions]
     completions: Completions
+    keys: Ref[Idempotency]
     catalogue: Catalogue
     supervisor: Supervisor
     store: Store

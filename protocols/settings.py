@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
+from protocols.audit import Actor
 from protocols.request import Request
 from protocols.rpc import Name, Params, Right
 
@@ -166,9 +167,7 @@ class ChangeSetting(Request[SettingRow], frozen=True):
     key: str
     value: Any
     owner: str
-    actor_uid: int
-    actor: str
-    app: str
+    actor: Actor
 
 
 class SettingsInForce(Struct, frozen=True):

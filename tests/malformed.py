@@ -34,6 +34,8 @@ PARAMS: dict[str, list[dict[str, Any]]] = {
             "conversation": "c1",
             "task_type": "t",
             "allow_fallback": False,
+            "admission": "queue",
+            "override_token": "t",
         },
     ],
     "explain": [{"messages": [{"role": "user", "content": "hello"}], "provider": "sim"}],
@@ -44,7 +46,14 @@ PARAMS: dict[str, list[dict[str, Any]]] = {
     "usage": [
         {"last": 5, "before": "0", "since": "2026-01-31", "user": "ana", "app": "a", "model": "sim:sim", "task": "t"}
     ],
+    "alerts": [{"last": 5, "user": "ana"}],
+    "audit": [{"last": 5, "before": 9, "user": "ana", "action": "settings.set"}],
+    "overrides.grant": [{"amount_usd": 1.5, "until": "2027-01-31T12:00:00Z", "why": "the release", "user": "ana"}],
+    "overrides.list": [{"user": "ana"}],
+    "overrides.revoke": [{"override_id": "o1"}],
+    "events": [{"types": ["alert", "attempt"]}],
     "holds": [{}],
+    "holds.resolve": [{"hold_id": "0cr69h0q7yp00", "cost_usd": 0.25, "why": "the bill"}],
     "ledger.verify": [{}],
     "settings.show": [{"user": "ana"}],
     "settings.get": [{"key": "month_usd", "user": "ana"}],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from daemon.ctl.alerts import ALERTS
+from daemon.ctl.audit import AUDIT
 from daemon.ctl.call import CALL
 from daemon.ctl.chat import CHAT
 from daemon.ctl.explain import EXPLAIN
-from daemon.ctl.holds import HOLDS
+from daemon.ctl.holds import HOLDS, HOLDS_RESOLVE
 from daemon.ctl.ledger import LEDGER_VERIFY
 from daemon.ctl.models import MODELS
+from daemon.ctl.overrides import OVERRIDES, OVERRIDES_GRANT, OVERRIDES_REVOKE
 from daemon.ctl.providers import PROVIDERS
 from daemon.ctl.sessions import SESSIONS
 from daemon.ctl.settings import SETTINGS_GET, SETTINGS_SET, SETTINGS_SHOW, SETTINGS_UNSET
@@ -25,7 +28,13 @@ COMMANDS = (
     SESSIONS,
     SPEND,
     USAGE_ROWS,
+    ALERTS,
     HOLDS,
+    HOLDS_RESOLVE,
+    OVERRIDES,
+    OVERRIDES_GRANT,
+    OVERRIDES_REVOKE,
+    AUDIT,
     SETTINGS_SHOW,
     SETTINGS_GET,
     SETTINGS_SET,

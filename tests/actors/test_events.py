@@ -10,6 +10,7 @@ from actors.settings import SettingsActor
 from actors.store.sqlite import open_store
 from actors.supervise import Supervisor
 from protocols.alerts import Alert
+from protocols.audit import Actor
 from protocols.events import (
     TYPES,
     AttemptEvent,
@@ -35,7 +36,7 @@ class House:
         self.subscriptions = set()
 
     async def change(self, key, value, owner):
-        await self.settings.call(ChangeSetting(key, value, owner, 1000, "ana", "test"))
+        await self.settings.call(ChangeSetting(key, value, owner, Actor(1000, "ana", "test")))
 
     def happens(self, event):
         self.events.tell(Publish(event))

@@ -611,7 +611,7 @@ def listening(path: Path, backlog: int) -> Iterator[socket.socket]:
 def filled(path: Path) -> socket.socket:
     """A connection that takes a place in the backlog, if there is one."""
     connection = socket.socket(socket.AF_UNIX)
-    connection.setblocking(False)  # noqa: FBT003  its only argument
+    connection.setblocking(False)
     with suppress(BlockingIOError):
         connection.connect(str(path))
     return connection
