@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 import simulated_provider
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 from worlds import TurnedClock, calm, ended, source_of, until
 
@@ -11,7 +12,7 @@ from actors.providers.http import HttpxTransport
 from actors.rules.breaker import FAILURES
 from actors.supervise import Supervisor
 from protocols.events import Publish
-from protocols.provider import FirstListing, Lease, ReadProviders, ReadStatuses, ReadViews
+from protocols.provider import FirstListing, Lease, ReadProviders, ReadStatuses, ReadViews, ViewChanged
 
 pytestmark = pytest.mark.anyio
 
@@ -110,6 +111,16 @@ async def test_a_provider_in_another_state_is_told_once_and_with_the_reason_if_i
     await calm()
     assert heard[-1] == ("first", "open", "server")
     assert len({state for _, state, _ in heard}) == len(heard)
+
+
+async def test_a_view_in_the_same_state_is_no_event_and_a_healthy_one_has_no_reason(pool, events):
+    heard = events.incarnation.heard
+    heard.clear()
+    view, *_ = await pool.call(ReadViews())
+    for changes in ({"models": ("two",)}, {"state": "rate_limited", "why": "slow down"}, {"why": "slow down"}):
+        pool.tell(ViewChanged(replace(view, **changes)))
+    await calm()
+    assert heard == [("second", "rate_limited", "slow down"), ("second", "healthy", None)]
 
 
 async def test_the_first_listing_is_waited_for(actors, transport, simulated, events):
