@@ -66,10 +66,12 @@ class Subscription:
             await self._some.wait()
         return self._waiting.popleft()
 
+    def hears(self, kind: str) -> bool:
+        """Whether it is about events of this type."""
+        return self._types is None or kind in self._types
+
     def _wants(self, event: Event) -> bool:
-        return (self._types is None or type_of(event) in self._types) and (
-            self._account is None or may_see(event, self._account)
-        )
+        return self.hears(type_of(event)) and (self._account is None or may_see(event, self._account))
 
 
 class Events(Actor):
@@ -111,8 +113,8 @@ class Events(Actor):
 
     @handles(AttemptSettled)
     def attempt_settled(self, settled: AttemptSettled) -> None:
-        """Passes an attempt on. It is made into an event only here: most of the time nobody listens."""
-        if self._subscriptions:
+        """Passes an attempt on. It is made into an event only here: most of the time nobody listens, or to alerts alone."""
+        if any(subscription.hears("attempt") for subscription in self._subscriptions):
             self.publish(Publish(self._attempt(settled)))
 
     @handles(SettingChanged)

@@ -124,8 +124,10 @@ async def test_a_settled_attempt_is_told_with_the_essentials_of_its_row(house):
     }
 
 
-async def test_without_a_listener_an_attempt_is_not_even_looked_at(house):
+async def test_without_a_listener_to_attempts_they_are_not_even_looked_at(house):
     house.events.tell(AttemptSettled(None, None))
+    async with listening(house.events, None, frozenset({"alert"})):
+        house.events.tell(AttemptSettled(None, None))
     await calm()
     assert house.events.failed_tells == 0
 

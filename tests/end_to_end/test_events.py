@@ -119,6 +119,18 @@ class TestStream:
         assert {alert["scope"] for alert in alerts} == {f"user:{getpass.getuser()}"}
         assert [row["level"] for row in daemon.call("alerts")["alerts"]] == [90, 80, 75]
 
+    def test_an_override_is_heard_when_it_is_granted_and_when_it_is_revoked(self, daemon):
+        with listening(daemon, "override") as lines:
+            until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+            granted = daemon.call("overrides.grant", amount_usd=1.5, until=until, why="a release")
+            daemon.call("overrides.revoke", override_id=granted["override_id"])
+            heard = [event(lines), event(lines)]
+        assert [(e["action"], e["override_id"]) for e in heard] == [
+            ("granted", granted["override_id"]),
+            ("revoked", granted["override_id"]),
+        ]
+        assert {(e["user"], e["amount_nano_usd"]) for e in heard} == {(getpass.getuser(), 1_500_000_000)}
+
     def test_a_type_that_is_none_is_refused_with_the_right_ones(self, daemon):
         with pytest.raises(BadRequest, match=f"there is no event type `alerts`; there are: {TYPES}"):
             daemon.call("events", types=["alerts"])
