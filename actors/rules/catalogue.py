@@ -27,6 +27,8 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     input_usd_per_mtok: UsdPerMtok | None = None
     output_usd_per_mtok: UsdPerMtok | None = None
     cached_input_usd_per_mtok: UsdPerMtok | None = None
+    audio_input_usd_per_mtok: UsdPerMtok | None = None
+    audio_output_usd_per_mtok: UsdPerMtok | None = None
     retired: bool = False
     successor: str | None = None
 
@@ -84,7 +86,14 @@ class Catalogue:
         if entry.local if entry.local is not None else view.local:
             return FREE
         known = self._prices.find(view.host, view.name, view.kind, model)
-        return overridden(known, entry.input_usd_per_mtok, entry.output_usd_per_mtok, entry.cached_input_usd_per_mtok)
+        return overridden(
+            known,
+            entry.input_usd_per_mtok,
+            entry.output_usd_per_mtok,
+            entry.cached_input_usd_per_mtok,
+            entry.audio_input_usd_per_mtok,
+            entry.audio_output_usd_per_mtok,
+        )
 
     def infos(self, views: tuple[ProviderView, ...]) -> list[ModelInfo]:
         """A row for every model that a provider lists or the config names, in config order."""

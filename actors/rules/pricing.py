@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from protocols.chat import MAX_TOKENS
 from protocols.money import PICO_PER_NANO, NanoUSD, PicoUSD, nano_from_pico, pico_from_usd_per_mtok
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class Rates(Struct, frozen=True, kw_only=True, array_like=True, omit_defaults=Tr
     cached_input: PicoUSD | None = None
     cache_write: PicoUSD | None = None
     reasoning: PicoUSD | None = None
+    audio_input: PicoUSD | None = None
+    cached_audio: PicoUSD | None = None
+    audio_output: PicoUSD | None = None
 
 
 class Tier(Rates, frozen=True, kw_only=True, array_like=True, omit_defaults=True):
@@ -87,8 +91,10 @@ FREE = Price(input=PicoUSD(0), output=PicoUSD(0), version="free")
 def cost(price: Price, tokens: TokenCount, at_s: float | None = None) -> NanoUSD:
     """What these tokens cost at `at_s` (Unix seconds); without a time, the most that they cost at any.
 
-    Cached and written tokens without a price of their own count as input, reasoning as output. Counts that contradict
-    each other are cut to their whole, so that no class is charged twice and nothing is negative.
+    Cached and written tokens without a price of their own count as input, reasoning as output, audio as what it would be
+    without sound, cached audio as audio. Counts that contradict each other are cut to their whole, so that no class is
+    charged twice and nothing is negative. Providers say how much was cached and how much was audio, not how much was
+    both: as little as can be, which is the dearest reading.
     """
     if not price.dated:
         return nano_from_pico(_charge(price, tokens))
@@ -101,16 +107,26 @@ def bound(price: Price, prompt_tokens: int, max_response_tokens: int) -> NanoUSD
     """The most that a prompt of up to `prompt_tokens` with up to `max_response_tokens` (reasoning included) can cost.
 
     Every token counts as the dearest of its classes, in the dearest tier that a prompt of this size or a smaller one
-    reaches, at the dearest time.
+    reaches, at the dearest time. Audio is no class of a chat's: no message can carry it and no request asks for it, and at
+    up to 57 times the price of text it would keep most calls from running. A provider that counted it all the same would
+    be paid, and the row would show the overrun.
     """
-    most = 0
-    for tariff in (price, *price.dated):
-        fee = tariff.request_fee * PICO_PER_NANO
-        for rates in _reachable(tariff, prompt_tokens):
-            prompt = max(rates.input, rates.cached_input or 0, rates.cache_write or 0) * prompt_tokens
-            response = max(rates.output, rates.reasoning or 0) * max_response_tokens
-            most = max(most, prompt + response + fee)
-    return nano_from_pico(most)
+    return nano_from_pico(max(prompt + token * max_response_tokens for prompt, token in _dearest(price, prompt_tokens)))
+
+
+def affordable(price: Price, prompt_tokens: int, room: NanoUSD) -> int:
+    """The most response tokens whose bound, with a prompt of up to `prompt_tokens`, is within `room`; 0 if none are.
+
+    Never above MAX_TOKENS, which is also the answer where they cost nothing.
+    """
+    most = MAX_TOKENS
+    for prompt, token in _dearest(price, prompt_tokens):
+        left = room * PICO_PER_NANO - prompt
+        if left < 0:
+            return 0
+        if token:
+            most = min(most, left // token)
+    return most
 
 
 def overridden(
@@ -118,6 +134,8 @@ def overridden(
     input_usd_per_mtok: USDPerMtok | None = None,
     output_usd_per_mtok: USDPerMtok | None = None,
     cached_input_usd_per_mtok: USDPerMtok | None = None,
+    audio_input_usd_per_mtok: USDPerMtok | None = None,
+    audio_output_usd_per_mtok: USDPerMtok | None = None,
 ) -> Price | None:
     """The price with what the config sets in place of what is known; None while input or output stays unknown.
 
@@ -130,6 +148,8 @@ def overridden(
             ("input", input_usd_per_mtok),
             ("output", output_usd_per_mtok),
             ("cached_input", cached_input_usd_per_mtok),
+            ("audio_input", audio_input_usd_per_mtok),
+            ("audio_output", audio_output_usd_per_mtok),
         )
         if usd is not None
     }
@@ -145,6 +165,15 @@ def _tariff_at(price: Price, at_s: float) -> Tariff:
         if tariff.in_force(at_s):
             return tariff
     return price
+
+
+def _dearest(price: Price, prompt_tokens: int) -> Iterator[tuple[int, int]]:
+    """What the prompt (with the fee) and a token of the answer come to at most, in pico-dollars, by tariff and tier."""
+    for tariff in (price, *price.dated):
+        fee = tariff.request_fee * PICO_PER_NANO
+        for rates in _reachable(tariff, prompt_tokens):
+            token = max(rates.input, rates.cached_input or 0, rates.cache_write or 0)
+            yield token * prompt_tokens + fee, max(rates.output, rates.reasoning or 0)
 
 
 def _reachable(tariff: Tariff, prompt_tokens: int) -> Iterator[Rates]:
@@ -165,7 +194,7 @@ def _charge(tariff: Tariff, tokens: TokenCount) -> int:
     written = min(max(tokens.cache_write, 0), prompt)
     cached = min(max(tokens.cached, 0), prompt - written)
     reasoning = min(max(tokens.reasoning, 0), response)
-    return (
+    pico = (
         (prompt - written - cached) * rates.input
         + cached * (rates.input if rates.cached_input is None else rates.cached_input)
         + written * (rates.input if rates.cache_write is None else rates.cache_write)
@@ -173,12 +202,30 @@ def _charge(tariff: Tariff, tokens: TokenCount) -> int:
         + reasoning * (rates.output if rates.reasoning is None else rates.reasoning)
         + tariff.request_fee * PICO_PER_NANO
     )
+    if tokens.audio_prompt > 0 or tokens.audio_response > 0:
+        heard, spoken = min(tokens.audio_prompt, prompt - written), min(tokens.audio_response, response - reasoning)
+        pico += _more_for_audio(rates, max(heard, 0), max(spoken, 0), uncached=prompt - written - cached)
+    return pico
+
+
+def _more_for_audio(rates: Rates, heard: int, spoken: int, uncached: int) -> int:
+    """What audio tokens cost beside the same number of tokens of text, of which `uncached` were not cached."""
+    pico = 0
+    if rates.audio_output is not None:
+        pico += spoken * (rates.audio_output - rates.output)
+    if rates.audio_input is not None:
+        pico += min(heard, uncached) * (rates.audio_input - rates.input)
+    cached_audio = rates.audio_input if rates.cached_audio is None else rates.cached_audio
+    if cached_audio is not None and heard > uncached:
+        cached_text = rates.input if rates.cached_input is None else rates.cached_input
+        pico += (heard - uncached) * (cached_audio - cached_text)
+    return pico
 
 
 def _from_config(flat: dict[str, PicoUSD]) -> Price | None:
     if "input" not in flat or "output" not in flat:
         return None
-    return Price(input=flat["input"], output=flat["output"], cached_input=flat.get("cached_input"), version="config")
+    return _replaced(Price(input=flat["input"], output=flat["output"], version="config"), flat)
 
 
 def _with_ratios(base: Price, flat: dict[str, PicoUSD]) -> dict[str, PicoUSD | None]:
@@ -187,8 +234,13 @@ def _with_ratios(base: Price, flat: dict[str, PicoUSD]) -> dict[str, PicoUSD | N
     if "input" in flat:
         classes["cached_input"] = _scaled(base.cached_input, base.input, flat["input"])
         classes["cache_write"] = _scaled(base.cache_write, base.input, flat["input"])
+        classes["audio_input"] = _scaled(base.audio_input, base.input, flat["input"])
+        classes["cached_audio"] = _scaled(base.cached_audio, base.input, flat["input"])
     if "output" in flat:
         classes["reasoning"] = _scaled(base.reasoning, base.output, flat["output"])
+        classes["audio_output"] = _scaled(base.audio_output, base.output, flat["output"])
+    if "audio_input" in flat:
+        classes["cached_audio"] = _scaled(base.cached_audio, base.audio_input or PicoUSD(0), flat["audio_input"])
     return classes | flat
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from actors.rules.pricing import FREE, Price, cost
 from actors.rules.tokens import emitted_estimate
@@ -63,7 +64,7 @@ def _seen(tokens: TokenCount | None, prompt_tokens: int, emitted: str) -> TokenC
     known = tokens or TokenCount()
     response = max(known.response, emitted_estimate(emitted))
     if known.prompt:
-        return TokenCount(known.prompt, known.cached, known.cache_write, response, min(known.reasoning, response))
+        return replace(known, response=response, reasoning=min(known.reasoning, response))
     return TokenCount(prompt=prompt_tokens, response=response)
 
 

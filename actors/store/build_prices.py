@@ -33,10 +33,13 @@ CLASSES = {
     "cache_write": ("cache_write_mtok", "cache_write_5m_mtok", "cache_text_write_mtok", "cache_image_write_mtok"),
     "output": ("output_mtok", "output_text_mtok", "output_image_mtok", "output_video_mtok", "output_citation_mtok"),
     "reasoning": ("output_reasoning_mtok",),
+    "audio_input": ("input_audio_mtok",),
+    "cached_audio": ("cache_audio_read_mtok",),
+    "audio_output": ("output_audio_mtok",),
 }
 """The prices that a chat can be charged, by our classes; of several the dearest counts, for usage doesn't tell them apart.
 
-Audio and caching for an hour are left out, since no request asks for them.
+Caching for an hour and audio by the hour are left out, since no request asks for them.
 """
 
 TEXT_CLAUSES: dict[type, Callable[[str], book.Clause]] = {

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 FILE = "prices.msgpack"
 
-FORMAT = 1
-"""Of the file; another one is built anew."""
+FORMAT = 2
+"""Of the file; another one is built anew. Structs are arrays there, so each new field of a price makes a new format."""
 
 BUILD_TIMEOUT_S = 30.0
 

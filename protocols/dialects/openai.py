@@ -92,10 +92,12 @@ class _Choice(Struct):
 class _PromptDetails(Struct):
     cached_tokens: Count | None = None
     cache_write_tokens: Count | None = None
+    audio_tokens: Count | None = None
 
 
 class _CompletionDetails(Struct):
     reasoning_tokens: Count | None = None
+    audio_tokens: Count | None = None
 
 
 class _Usage(Struct):
@@ -148,14 +150,16 @@ def _tokens(usage: _Usage) -> TokenCount | None:
     prompt = usage.prompt_tokens or 0
     seen = usage.prompt_tokens_details or _NO_PROMPT_DETAILS
     response = max(usage.completion_tokens or 0, (usage.total_tokens or 0) - prompt)
-    reasoning = (usage.completion_tokens_details or _NO_COMPLETION_DETAILS).reasoning_tokens or 0
+    written = usage.completion_tokens_details or _NO_COMPLETION_DETAILS
     cached = min(seen.cached_tokens or usage.prompt_cache_hit_tokens or 0, prompt)
     return TokenCount(
         prompt=prompt,
         cached=cached,
         cache_write=min(seen.cache_write_tokens or 0, prompt - cached),
         response=response,
-        reasoning=min(reasoning, response),
+        reasoning=min(written.reasoning_tokens or 0, response),
+        audio_prompt=min(seen.audio_tokens or 0, prompt),
+        audio_response=min(written.audio_tokens or 0, response),
     )
 
 

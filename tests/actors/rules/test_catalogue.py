@@ -55,6 +55,12 @@ class Book:
         (OPENAI, "new", {"input_usd_per_mtok": 1.0, "output_usd_per_mtok": 2.0}, (1_000_000, 2_000_000)),
         (OPENAI, "gpt-4o", {"input_usd_per_mtok": 1.0}, (1_000_000, 10_000_000)),
         (OPENAI, "gpt-4o", {"output_usd_per_mtok": 0.0}, (2_500_000, 0)),
+        (
+            OPENAI,
+            "gpt-4o",
+            {"audio_input_usd_per_mtok": 9.0, "audio_output_usd_per_mtok": 8.0},
+            replace(KNOWN, audio_input=9_000_000, audio_output=8_000_000, version="book + config"),
+        ),
         (OPENAI, "gpt-4o", {"local": True}, FREE),
         (OLLAMA, "llama3:8b", {}, FREE),
         (OLLAMA, "llama3:8b", {"local": False}, None),

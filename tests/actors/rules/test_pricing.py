@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.rules.pricing import DAY_S, FREE, Dated, Price, Tier, bound, cost, overridden
-from protocols.chat import TokenCount
+from actors.rules.pricing import DAY_S, FREE, Dated, Price, Tier, affordable, bound, cost, overridden
+from protocols.chat import MAX_TOKENS, TokenCount
 from protocols.money import NanoUSD, PicoUSD
 
 HOUR_S = 3_600
 
 
-def price(inp: int, out: int, **more) -> Price:
-    return Price(input=PicoUSD(inp), output=PicoUSD(out), version="test", **more)
+def price(inp: int, out: int, version: str = "test", **more) -> Price:
+    return Price(input=PicoUSD(inp), output=PicoUSD(out), version=version, **more)
 
 
 GPT = price(2_500_000, 10_000_000, cached_input=1_250_000)
@@ -23,6 +23,9 @@ TIERED = price(
     tiers=(Tier(above_prompt_tokens=200_000, input=PicoUSD(2_500_000), output=PicoUSD(15_000_000)),),
 )
 REASONER = price(2_000_000, 8_000_000, reasoning=3_000_000)
+AUDIO = price(4_000_000, 16_000_000, cached_input=400_000, audio_input=32_000_000, audio_output=64_000_000)
+"""gpt-realtime, its cached audio priced as audio."""
+CACHED_AUDIO = price(600_000, 2_400_000, cached_input=60_000, audio_input=10_000_000, cached_audio=300_000)
 WITH_FEE = price(1_000_000, 1_000_000, request_fee=12_000_000)
 OFF_PEAK = price(
     135_000,
@@ -41,6 +44,15 @@ OFF_PEAK = price(
         (GPT, TokenCount(prompt=100, cache_write=50), 100 * 2_500),
         (REASONER, TokenCount(response=100, reasoning=70), 30 * 8_000 + 70 * 3_000),
         (GPT, TokenCount(response=100, reasoning=70), 100 * 10_000),
+        (AUDIO, TokenCount(prompt=100, audio_prompt=60), 40 * 4_000 + 60 * 32_000),
+        (AUDIO, TokenCount(response=100, audio_response=70), 30 * 16_000 + 70 * 64_000),
+        (AUDIO, TokenCount(response=100, reasoning=10, audio_response=70), 30 * 16_000 + 70 * 64_000),
+        (AUDIO, TokenCount(prompt=100, cached=40, audio_prompt=60), 40 * 400 + 60 * 32_000),
+        (AUDIO, TokenCount(prompt=100, cached=60, audio_prompt=60), 40 * 400 + 60 * 32_000),
+        (CACHED_AUDIO, TokenCount(prompt=100, cached=60, audio_prompt=60), 40 * 60 + 20 * 300 + 40 * 10_000),
+        (CACHED_AUDIO, TokenCount(prompt=100, cached=100, audio_prompt=100), 100 * 300),
+        (CACHED_AUDIO, TokenCount(response=100, audio_response=100), 100 * 2_400),
+        (GPT, TokenCount(prompt=100, cached=40, response=10, audio_prompt=90, audio_response=9), 300_000),
         (TIERED, TokenCount(prompt=200_000, response=1), 200_000 * 1_250 + 10_000),
         (TIERED, TokenCount(prompt=200_001, response=1), 200_001 * 2_500 + 15_000),
         (WITH_FEE, TokenCount(prompt=1, response=1), 12_000_000 + 2_000),
@@ -71,6 +83,21 @@ def test_a_line_is_rounded_up_once_and_not_per_class():
 )
 def test_counts_that_contradict_each_other_stay_within_the_bound_and_above_zero(tokens):
     assert 0 <= cost(CLAUDE, tokens) <= bound(CLAUDE, 10, 5)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "nano"),
+    [
+        (TokenCount(prompt=10, audio_prompt=50), 10 * 32_000),
+        (TokenCount(prompt=10, cache_write=4, audio_prompt=50), 4 * 4_000 + 6 * 32_000),
+        (TokenCount(response=5, audio_response=50), 5 * 64_000),
+        (TokenCount(response=5, reasoning=2, audio_response=50), 2 * 16_000 + 3 * 64_000),
+        (TokenCount(prompt=10, response=5, audio_prompt=-3, audio_response=-4), 10 * 4_000 + 5 * 16_000),
+        (TokenCount(audio_prompt=50, audio_response=50), 0),
+    ],
+)
+def test_audio_beyond_the_prompt_or_the_answer_is_cut(tokens, nano):
+    assert cost(AUDIO, tokens) == nano
 
 
 @pytest.mark.parametrize(
@@ -109,6 +136,7 @@ def test_a_later_date_replaces_an_earlier_one_and_not_before_its_day():
         (TIERED, 200_001, 10, 200_001 * 2_500 + 10 * 15_000),
         (REASONER, 0, 10, 10 * 8_000),
         (price(1_000, 1_000, reasoning=9_000), 0, 10, 90),
+        (AUDIO, 100, 10, 100 * 4_000 + 10 * 16_000),
         (WITH_FEE, 0, 0, 12_000_000),
         (OFF_PEAK, 1_000, 0, 270_000),
         (FREE, 10**9, 10**9, 0),
@@ -120,7 +148,8 @@ def test_the_bound_takes_the_dearest_class_tier_and_time(case, prompt, response,
 
 picos = st.integers(0, 10**9).map(PicoUSD)
 maybe = st.none() | picos
-RATES = {"input": picos, "output": picos, "cached_input": maybe, "cache_write": maybe, "reasoning": maybe}
+CLASSES = ("cached_input", "cache_write", "reasoning", "audio_input", "cached_audio", "audio_output")
+RATES = {"input": picos, "output": picos, **dict.fromkeys(CLASSES, maybe)}
 tiers = st.lists(st.builds(Tier, above_prompt_tokens=st.integers(0, 2_000), **RATES), max_size=3).map(
     lambda found: tuple(sorted(found, key=lambda tier: tier.above_prompt_tokens))
 )
@@ -151,6 +180,60 @@ def test_no_answer_within_the_limits_costs_more_than_the_bound(any_price, prompt
     assert 0 <= charged <= bound(any_price, prompt, response)
 
 
+@given(prices, counts, counts, counts, counts, counts, st.data())
+def test_no_token_is_charged_twice_whatever_is_said_of_it(any_price, prompt, response, cached, written, heard, data):
+    tokens = TokenCount(prompt, cached, written, response, data.draw(counts), heard, data.draw(counts))
+    tariffs = (any_price, *any_price.dated)
+    rates = [each for tariff in tariffs for each in (tariff, *tariff.tiers)]
+    of_prompt = max(max(r.input, *(getattr(r, c) or 0 for c in CLASSES if c != "reasoning")) for r in rates)
+    of_response = max(max(r.output, r.reasoning or 0, r.audio_output or 0) for r in rates)
+    fee = max(tariff.request_fee for tariff in tariffs)
+    assert 0 <= cost(any_price, tokens) <= -(-(of_prompt * prompt + of_response * response) // 1_000) + fee
+
+
+rooms = st.integers(-10, 10**10).map(NanoUSD)
+
+
+@given(prices, counts, rooms)
+def test_what_is_affordable_fits_and_a_token_more_does_not(any_price, prompt, room):
+    most = affordable(any_price, prompt, room)
+    assert type(most) is int
+    assert 0 <= most <= MAX_TOKENS
+    assert bound(any_price, prompt, most) <= room or (most == 0 and bound(any_price, prompt, 0) > room)
+    assert most == MAX_TOKENS or bound(any_price, prompt, most + 1) > room
+
+
+@given(prices, counts, st.integers(0, 3_000), st.integers(-2, 2))
+def test_at_the_very_edge_the_room_for_an_answer_is_that_answer(any_price, prompt, response, off):
+    room = NanoUSD(bound(any_price, prompt, response) + off)
+    most = affordable(any_price, prompt, room)
+    assert (most >= response) is (off >= 0) or (response == 0 and off < 0)
+    assert most == MAX_TOKENS or bound(any_price, prompt, most + 1) > room
+
+
+@pytest.mark.parametrize(
+    ("case", "prompt", "room", "most"),
+    [
+        (GPT, 100, 100 * 2_500 + 10 * 10_000, 10),
+        (GPT, 100, 100 * 2_500 + 10 * 10_000 - 1, 9),
+        (GPT, 100, 100 * 2_500, 0),
+        (GPT, 100, 0, 0),
+        (GPT, 100, -1, 0),
+        (TIERED, 200_000, 300_000_000, 5_000),
+        (TIERED, 200_001, 500_017_500, 1),
+        (REASONER, 0, 80_000, 10),
+        (WITH_FEE, 0, 12_000_000, 0),
+        (WITH_FEE, 0, 12_005_999, 5),
+        (OFF_PEAK, 1_000, 270_000 + 1_100, 1),
+        (price(1_000, 0), 5, 5, MAX_TOKENS),
+        (price(1_000, 0), 5, 4, 0),
+        (FREE, 10**9, 0, MAX_TOKENS),
+    ],
+)
+def test_what_is_affordable_heeds_class_tier_fee_and_time(case, prompt, room, most):
+    assert affordable(case, prompt, NanoUSD(room)) == most
+
+
 @given(prices, counts, counts, counts, counts)
 def test_the_bound_grows_with_what_it_bounds(any_price, prompt, response, more_prompt, more_response):
     least = bound(any_price, prompt, response)
@@ -177,7 +260,7 @@ def test_nothing_set_leaves_the_price_as_it_is():
 
 
 @pytest.mark.parametrize(
-    "half", [{"input_usd_per_mtok": 1}, {"output_usd_per_mtok": 1}, {"cached_input_usd_per_mtok": 1}]
+    "half", [{"input_usd_per_mtok": 1}, {"output_usd_per_mtok": 1}, {"audio_input_usd_per_mtok": 1}]
 )
 def test_half_a_price_without_a_known_one_stays_unknown(half):
     assert overridden(None, **half) is None
@@ -187,6 +270,8 @@ def test_a_price_from_the_config_alone_says_so():
     assert overridden(None, 0.15, "0.60", 0.075) == Price(
         input=PicoUSD(150_000), output=PicoUSD(600_000), cached_input=PicoUSD(75_000), version="config"
     )
+    audio = overridden(None, 1, 2, audio_input_usd_per_mtok=3, audio_output_usd_per_mtok=4)
+    assert audio == price(1_000_000, 2_000_000, audio_input=3_000_000, audio_output=4_000_000, version="config")
 
 
 def test_a_price_set_to_zero_is_known_and_zero():
@@ -203,6 +288,15 @@ def test_classes_that_are_not_set_keep_their_ratio():
     assert half.version == "test + config"
     assert overridden(REASONER, output_usd_per_mtok=4).reasoning == 1_500_000
     assert overridden(price(3, 3, cached_input=1), input_usd_per_mtok="0.000001").cached_input == 1
+
+
+def test_audio_that_is_not_set_keeps_its_ratio_to_text_and_cached_audio_to_audio():
+    base = price(600, 2_400, cached_input=60, audio_input=10_000, cached_audio=300, audio_output=20_000)
+    both = overridden(base, input_usd_per_mtok="0.0012", output_usd_per_mtok="0.0012")
+    assert (both.audio_input, both.cached_audio, both.audio_output) == (20_000, 600, 10_000)
+    heard = overridden(base, input_usd_per_mtok="0.0012", audio_input_usd_per_mtok="0.005")
+    assert (heard.input, heard.audio_input, heard.cached_audio, heard.audio_output) == (1_200, 5_000, 150, 20_000)
+    assert overridden(GPT, audio_input_usd_per_mtok=9).cached_audio is None
 
 
 def test_a_class_that_was_free_gives_no_ratio():

@@ -1,6 +1,7 @@
 from itertools import product
 
 import pytest
+from msgspec.structs import replace
 
 from actors.rules.pricing import FREE, Price
 from actors.rules.settlement import charge
@@ -91,3 +92,9 @@ def test_the_providers_count_of_the_prompt_is_kept_and_the_answer_counted_as_far
     found = charged("aborted", tokens=TokenCount(prompt=30, cached=10, response=1, reasoning=9), emitted=EMITTED)
     seen = emitted_estimate(EMITTED)
     assert found.tokens == TokenCount(prompt=30, cached=10, response=seen, reasoning=min(9, seen))
+
+
+def test_the_audio_that_the_provider_counted_is_charged_when_the_answer_breaks_off():
+    tokens = TokenCount(prompt=30, response=20, audio_prompt=5, audio_response=7)
+    found = charged("aborted", tokens=tokens, price=replace(PAID, audio_input=2_000, audio_output=50_000))
+    assert (found.tokens, found.cost) == (tokens, 30 + 5 + 200 + 7 * 40)

@@ -73,6 +73,9 @@ def theirs(provider, model, tokens, moment):
         "cache_write_tokens": tokens.cache_write,
         "output_tokens": tokens.response,
         "output_reasoning_tokens": tokens.reasoning,
+        "input_audio_tokens": tokens.audio_prompt,
+        "output_audio_tokens": tokens.audio_response,
+        "cache_audio_read_tokens": max(0, tokens.audio_prompt + tokens.cached - tokens.prompt + tokens.cache_write),
     }
     price = model.calc_price(Usage(**usage), provider, genai_request_timestamp=moment)
     return math.ceil(price.total_price * 10**9)
@@ -108,6 +111,8 @@ def test_every_price_is_genai_prices_own_to_the_nano_dollar(moment):
         TokenCount(prompt=1_234, cached=234, cache_write=100, response=567, reasoning=67),
         TokenCount(prompt=199_999, response=10),
         TokenCount(prompt=272_001, cached=1_000, response=77_777),
+        TokenCount(prompt=900, cached=200, response=300, audio_prompt=500, audio_response=250),
+        TokenCount(prompt=900, cached=800, response=300, audio_prompt=500),
     )
     compared = 0
     for provider in PROVIDERS.values():
@@ -122,7 +127,7 @@ def test_every_price_is_genai_prices_own_to_the_nano_dollar(moment):
                 # Its floats that went astray (0.18000000000000002) may add a nano-dollar when it rounds up.
                 assert ours >= expected - 1, model.id
                 assert ours <= expected or any(each in keys for each in MIXED_MODALITIES), model.id
-                assert ours <= bound(price, tokens.prompt, tokens.response)
+                assert tokens.audio_prompt or ours <= bound(price, tokens.prompt, tokens.response)
                 compared += 1
     assert compared > 5_000
 
@@ -156,6 +161,18 @@ def test_of_several_coming_prices_the_last_that_has_begun_holds():
 def test_a_model_called_free_that_has_a_price_costs_it():
     model = types.ModelInfo(id="m:free", match=types.ClauseEquals("m:free"), prices=priced(3))
     assert build_prices._model("openrouter", model, NOW).price.input == 3_000_000
+
+
+def test_audio_has_prices_of_its_own_and_makes_no_hold_dearer(book):
+    price = book.find("", "openai", "", "gpt-realtime-mini")
+    assert (price.input, price.audio_input, price.cached_audio, price.audio_output) == (
+        800_000,
+        10_000_000,
+        300_000,
+        20_000_000,
+    )
+    assert bound(price, 100, 10) == 100 * 800 + 10 * 2_400
+    assert cost(price, TokenCount(prompt=100, audio_prompt=100)) == 1_000_000
 
 
 def test_of_several_modalities_the_dearest_counts(book):
@@ -266,6 +283,7 @@ def stored(path: Path, *, format_: int = FORMAT, source: str | None = None, age_
         ({"age_s": -3_600}, True),
         ({"source": "0.0.1"}, True),
         ({"format_": FORMAT + 1}, True),
+        ({"format_": 1}, True),
     ],
     ids=str,
 )

@@ -223,6 +223,30 @@ REPLIES = {
         completion({"content": "4"}, None, {"prompt_tokens": 8, "prompt_cache_hit_tokens": 9, "completion_tokens": 1}),
         Reply("4", tokens=TokenCount(prompt=8, cached=8, response=1)),
     ),
+    "audio": (
+        completion(
+            {"content": "4"},
+            usage={
+                "prompt_tokens": 80,
+                "completion_tokens": 40,
+                "prompt_tokens_details": {"audio_tokens": 60, "cached_tokens": 0},
+                "completion_tokens_details": {"audio_tokens": 30, "reasoning_tokens": 0},
+            },
+        ),
+        Reply("4", finish_reason="stop", tokens=TokenCount(prompt=80, response=40, audio_prompt=60, audio_response=30)),
+    ),
+    "more audio than there is": (
+        completion(
+            {"content": "4"},
+            usage={
+                "prompt_tokens": 8,
+                "completion_tokens": 4,
+                "prompt_tokens_details": {"audio_tokens": 60},
+                "completion_tokens_details": {"audio_tokens": 30},
+            },
+        ),
+        Reply("4", finish_reason="stop", tokens=TokenCount(prompt=8, response=4, audio_prompt=8, audio_response=4)),
+    ),
     "nothing counted": (completion({"content": "4"}, usage={}), Reply("4", finish_reason="stop")),
     "nulls everywhere": (b'{"choices":[{"message":{}}],"usage":null}', Reply()),
 }
