@@ -91,7 +91,11 @@ def prompt_upper_bound(chat: Chat, factor_milli: int, model: str = "") -> int:
     """
     texts, small, tokens, images = _parts(chat, model)
     # The long ones together: a pass over many short ones costs more than over one long one.
-    weight = _weight("".join(texts)) + sum(map(_weight, small)) + sum(map(_weight, _schema_texts(chat)))
+    weight = _weight("".join(texts))
+    if small:
+        weight += sum(map(_weight, small))
+    if chat.tools or chat.response_format:
+        weight += sum(map(_weight, _schema_texts(chat)))
     tokens += -(-weight // _UNIT)
     return -(-tokens * factor_milli // 1_000) + images
 
