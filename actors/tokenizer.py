@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.util import find_spec
 
@@ -86,11 +86,21 @@ class Tokenizer:
 
         Never raises, never takes longer than WAIT_S. The first question only starts the child, and gets None.
         """
-        encoding = encoding_of(model)
-        if encoding is None:
-            return None
-        counted = await self._count(encoding, prompt_texts(chat))
-        return None if counted is None else prompt_tokens(chat, counted, model)
+        return (await self.counts(chat, [model])).get(model)
+
+    async def counts(self, chat: Chat, models: Iterable[str]) -> dict[str, PromptTokens]:
+        """The tokens that the prompt has with each of the models, as `count` gives them; those without a count are left out.
+
+        The texts are counted once for all models of an encoding, so a plan of many targets takes as long as one of one.
+        """
+        found = {}
+        texts: list[str] | None = None
+        for encoding, same in _by_encoding(models).items():
+            texts = prompt_texts(chat) if texts is None else texts
+            counted = await self._count(encoding, texts)
+            if counted is not None:
+                found |= {model: prompt_tokens(chat, counted, model) for model in same}
+        return found
 
     async def count_text(self, text: str, model: str) -> int | None:
         """The tokens of an answer; None as for `count`."""
@@ -193,6 +203,15 @@ def encoding_of(model: str) -> int | None:
     if _O200K.match(model):
         return 0
     return 1 if _CL100K.match(model) else None
+
+
+def _by_encoding(models: Iterable[str]) -> dict[int, set[str]]:
+    found: dict[int, set[str]] = {}
+    for model in models:
+        encoding = encoding_of(model)
+        if encoding is not None:
+            found.setdefault(encoding, set()).add(model)
+    return found
 
 
 def _answer(question: _Question, counted: int | None) -> None:

@@ -35,7 +35,7 @@ from actors.tokenizer import (
     open_tokenizer,
 )
 from daemon.config import parse
-from protocols.chat import Chat, Message
+from protocols.chat import Chat, ImagePart, ImageURL, Message, TextPart
 
 pytestmark = pytest.mark.anyio
 needs_extra = pytest.mark.skipif(not installed(), reason="bpe-openai is not installed")
@@ -157,6 +157,15 @@ class TestCounts:
                 assert found.at_most == texts + CHAT_TOKENS + MESSAGE_TOKENS * len(chat.messages)
                 assert found.about == texts + 3 + 4 * len(chat.messages)
                 assert found.at_most < prompt_upper_bound(chat, OPENAI_FACTOR_MILLI)
+
+    async def test_a_plan_of_many_targets_is_counted_at_once(self):
+        image = [TextPart("hi"), ImagePart(ImageURL(url="https://example.org/i.png"))]
+        chat = Chat(messages=[Message(role="user", content=image)])
+        async with Running() as run:
+            await run.tokenizer.count(chat, OLD_GPT)
+            found = await run.tokenizer.counts(chat, [GPT, "gpt-4o", OLD_GPT, "llama3.2"])
+            assert found.keys() == {GPT, "gpt-4o", OLD_GPT}
+            assert found[GPT].at_most > found["gpt-4o"].at_most == found[OLD_GPT].at_most
 
     async def test_many_at_once_get_each_its_own(self):
         async with Running() as run:
