@@ -14,18 +14,24 @@ from actors.provider import ProviderActor, Source, outcome_of, own_words
 from actors.rules.pricing import Price
 from actors.rules.settlement import Charge, charge
 from actors.rules.tokens import emitted_estimate
-from protocols.budget import Reserve, Settle
+from protocols.alerts import Alert
+from protocols.budget import Confirmed, Mark, Reserve, Settle
 from protocols.chat import Chat, ImagePart
 from protocols.errors import ProviderFailed, ProviderUnavailable, QuorumError, RateLimited, Truncated
 from protocols.money import NanoUSD
 from protocols.provider import AttemptEnded, Lease, Outcome
+from protocols.settings import Admission
 from protocols.usage import AttemptEnd, AttemptStart
+
+LEASE_GRACE_S = 60.0
+"""Seconds that a hold outlives the longest attempt."""
 
 
 class Held:
     """The lease and the hold of an attempt.
 
-    State: progress, which its user writes; after the exit, `end` is what the ledger has.
+    State: the probe that it leased as (None before), the marks of its hold (None before), progress, which its user writes; after
+    the exit, `end` is what the ledger has, and `alerts` are what its cost reached.
     """
 
     def __init__(
@@ -41,6 +47,9 @@ class Held:
         amount: NanoUSD | None,
         prompt_tokens: int,
         longest_answer: int,
+        admission: Admission,
+        marks: tuple[Mark, ...],
+        confirmed: Confirmed | None,
     ) -> None:
         self._budget = budget
         self._provider = provider
@@ -52,9 +61,14 @@ class Held:
         self._amount = amount
         self._prompt_tokens = prompt_tokens
         self._longest_answer = longest_answer
-        self._probe = 0
+        self._admission: Admission = admission
+        self._wanted_marks = marks
+        self._confirmed = confirmed
+        self._probe: int | None = None
         self._began = clock.monotonic()
         self.progress = Progress()
+        self.marks: tuple[Mark, ...] | None = None
+        self.alerts: tuple[Alert, ...] = ()
         self.end: AttemptEnd | None = None
 
     @property
@@ -74,16 +88,34 @@ class Held:
         return self.end
 
     async def __aenter__(self) -> Self:
-        self._probe = await self._provider.call(Lease(self._prompt_tokens + self._longest_answer))
         try:
-            await self._budget.call(Reserve(self._start, self._amount))
+            if self._admission == "queue":  # who waits for money keeps no provider busy
+                await self._hold()
+                await self._lease()
+            else:
+                await self._lease()
+                await self._hold()
         except BaseException as error:
-            # Cancelled while the hold was on its way: if it was taken, this gives it back; if not, it does nothing.
-            self._give_back(error)
-            if isinstance(error, asyncio.CancelledError):
-                self._budget.deliver(Settle(self._start.usage_id, self._end(error)))
+            self._let_go(error)
             raise
         return self
+
+    async def _lease(self) -> None:
+        self._probe = await self._provider.call(Lease(self._prompt_tokens + self._longest_answer))
+
+    async def _hold(self) -> None:
+        lease_s = self._source.config.timeout_s + LEASE_GRACE_S
+        self.marks = await self._budget.call(
+            Reserve(self._start, self._amount, self._admission, lease_s, self._wanted_marks, self._confirmed)
+        )
+
+    def _let_go(self, error: BaseException) -> None:
+        """Not entered: the lease is given back, and the hold closed at nothing, if there are any."""
+        if self._probe is not None:
+            self._give_back(error)
+        # Cancelled while the hold was on its way: if it was taken, this gives it back; if not, it does nothing.
+        if self.marks is not None or isinstance(error, asyncio.CancelledError):
+            self._budget.deliver(Settle(self._start.usage_id, self._end(error)))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -93,7 +125,7 @@ class Held:
         self.end = self._end(error)
         settled = self._budget.deliver(Settle(self._start.usage_id, self.end))
         self._give_back(error)
-        await settled
+        self.alerts = await settled or ()
 
     def _give_back(self, error: BaseException | None) -> None:
         first = self.progress.first_token_at
@@ -104,7 +136,7 @@ class Held:
                 latency_s=self._clock.monotonic() - self._began,
                 first_token_s=None if first is None else first - self._began,
                 retry_after_s=error.retry_after_s if isinstance(error, RateLimited) else None,
-                probe=self._probe,
+                probe=self._probe or 0,
             )
         )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import structlog
-from msgspec import UNSET, Struct, field, structs
+from msgspec import UNSET, Struct, field
 
 from actors.attempt import Held
 from actors.base import Ref
@@ -17,22 +18,33 @@ from actors.exchange import Exchange, Question
 from actors.limit import Limit
 from actors.pool import ProviderPool
 from actors.provider import ProviderActor, Source
+from actors.rules.alerts import alert_text
+from actors.rules.body import chat_body_hash
 from actors.rules.catalogue import Catalogue
-from actors.rules.pricing import Price, bound
+from actors.rules.overbudget import question, refusal, way_out
+from actors.rules.pricing import Price, affordable, bound
 from actors.rules.routing import Asked, Plan, Target, World, nearest_models, plan
 from actors.rules.tokens import OPENAI_FACTOR_MILLI, OTHER_FACTOR_MILLI, prompt_upper_bound
 from actors.session import Sessions
-from protocols.budget import Fits
+from protocols.audit import Actor
+from protocols.budget import CheckOverride, Confirmed, Fits, Mark, OfferOverride, OverBudget
 from protocols.chat import AnswerMessage, Attempt, Chat, ChatAnswer, Item, Reply, Usage, Warned
-from protocols.errors import NoEligibleModel, QuorumError, Truncated, UnknownModel
+from protocols.errors import NoEligibleModel, OverrideRequired, QuorumError, Truncated, UnknownModel
 from protocols.money import NanoUSD
 from protocols.provider import FirstListing, ProviderView, ReadViews
 from protocols.routing import Decision, Reason, Rejected
 from protocols.session import OpenSession, Prefer, Preferences, Spent
+from protocols.settings import Admission
 from protocols.usage import AttemptEnd, AttemptStart
 
 FALLBACK = frozenset({"provider_unavailable", "provider_error", "rate_limited", "misconfigured", "busy", "truncated"})
 """Faults after which the next target is tried, as long as no content has arrived."""
+
+REFUSED_BY_BUDGET = frozenset({"budget_exceeded", "budget_held", "override_required", "price_unknown"})
+"""Faults of a hop that was not admitted: nothing was sent."""
+
+LEAST_ANSWER = 16
+"""Tokens of an answer below which clamping is no help."""
 
 OF_THE_PROVIDER = frozenset({"provider_unavailable", "rate_limited", "misconfigured", "busy"})
 """Faults that another model of the same provider, with the same key, would meet too."""
@@ -41,13 +53,19 @@ log = structlog.get_logger("completion")
 
 
 class ChatCall(Struct):
-    """A chat with who asks. `emit` takes the items of a streamed answer; `interrupted` says what a cancellation was."""
+    """A chat with who asks. `emit` takes the items of a streamed answer; `interrupted` says what a cancellation was.
+
+    State: `call_id`, which the caller may have chosen, and whether a request has left for a provider.
+    """
 
     chat: Chat
     user: str
     app: str
     emit: Callable[[Item], None]
     interrupted: Callable[[], type[QuorumError]]
+    actor: Actor
+    call_id: str = ""
+    sent: bool = False
 
 
 class _Quote(Struct, frozen=True):
@@ -62,15 +80,20 @@ class _Quote(Struct, frozen=True):
 class _Run(Struct):
     """A call under way.
 
-    State: what was asked, the plan, why its target was chosen in the end, quotes and attempts so far.
+    State: what was asked, the plan, the targets and rejected candidates as it goes on, why its target was chosen in the end,
+    quotes and attempts so far; `clamped` are the targets whose longest answer was cut.
     """
 
     call: ChatCall
     call_id: str
     preferences: Preferences
     made: Plan
+    targets: list[Target]
+    rejected: list[Rejected]
     reason: Reason
     views: tuple[ProviderView, ...]
+    body: bytes = b""
+    clamped: set[Target] = field(default_factory=set)
     quotes: dict[Target, _Quote] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
 
@@ -118,6 +141,9 @@ class Completions:
         began = self._clock.monotonic()
         session = await self._sessions.call(OpenSession(call.user, call.app))
         run = await self._begin(call, await session.call(Prefer(call.app)))
+        if call.chat.override_token is not None:
+            run.body = chat_body_hash(call.chat)
+            await self._budget.call(CheckOverride(call.chat.override_token, call.user, run.body))
         if run.made.fault is not None:
             fault = run.made.fault
             raise type(fault)(fault.message, detail=dict(fault.detail), retry_after_s=fault.retry_after_s)
@@ -129,18 +155,24 @@ class Completions:
     async def explain(self, chat: Chat, user: str, app: str) -> tuple[Decision, QuorumError | None]:
         """The decision that `chat` would take, and the fault that it would answer with if there is no target."""
         session = await self._sessions.call(OpenSession(user, app))
-        call = ChatCall(chat, user, app, lambda _: None, lambda: QuorumError)
+        call = ChatCall(chat, user, app, lambda _: None, lambda: QuorumError, Actor(-1, user, app))
         run = await self._begin(call, await session.call(Prefer(app)))
-        decision, fault = self._decision(run), run.made.fault
-        if fault is None:
-            first = run.made.targets[0]
+        fault = run.made.fault
+        todo = deque(run.targets)
+        while fault is None and todo:
+            target = todo.popleft()
             try:
-                await self._budget.call(Fits(user, app, first.provider, str(first), decision.bound_nano_usd))
+                bound = self._quote(run, target).bound
+                await self._budget.call(Fits(user, app, target.provider, str(target), bound, self._admission(run)))
+                break
+            except OverBudget as over:
+                fault = self._at_the_limit(run, target, over, todo)
             except QuorumError as refused:
                 fault = refused
-                unaffordable = Rejected(str(first), refused.code, refused.message)
-                decision = structs.replace(decision, targets=[], rejected=[*decision.rejected, unaffordable])
-        return decision, fault
+            if fault is not None:
+                run.rejected = [*run.rejected, Rejected(str(target), fault.code, fault.message)]
+                run.targets = []
+        return self._decision(run), fault
 
     async def _begin(self, call: ChatCall, preferences: Preferences) -> _Run:
         chat = call.chat
@@ -154,7 +186,8 @@ class Completions:
             self._catalogue.priced_by_config(t.provider, t.model) for t in made.targets
         ):
             await self._prices_known.wait()
-        return _Run(call, self._ids.next(), preferences, made, made.reason, views)
+        call_id = call.call_id or self._ids.next()
+        return _Run(call, call_id, preferences, made, made.targets, made.rejected, made.reason, views)
 
     async def _views_once_listed(self) -> tuple[ProviderView, ...]:
         """The providers after one of them has said what it has: a call that comes right after the start waits for that."""
@@ -168,17 +201,17 @@ class Completions:
     def _plan(self, asked: Asked, views: tuple[ProviderView, ...]) -> Plan:
         if views is not self._views or len(self._plans) >= self.PLANS:
             self._views, self._plans = views, {}
+            self._catalogue.see(views)
         made = self._plans.get(asked)
         if made is None:
             made = self._plans[asked] = plan(asked, World(views, self._catalogue.entries, self._aliases))
         return made
 
     async def _first_that_answers(self, run: _Run, began: float) -> ChatAnswer:
-        targets = run.made.targets
-        given_up: set[str] = set()
-        for position, target in enumerate(targets):
-            if target.provider in given_up:
-                continue
+        todo, given_up = deque(run.targets), set[str]()
+        first = run.targets[0]
+        while todo:
+            target = todo.popleft()
             held = self._held(run, target)
             try:
                 reply = await self._attempt(run, target, held)
@@ -186,22 +219,89 @@ class Completions:
                 self._record(run, target, held, error)
                 if error.code in OF_THE_PROVIDER:
                     given_up.add(target.provider)
-                others = any(t.provider not in given_up for t in targets[position + 1 :])
-                if not others or held.progress.emitted or error.code not in FALLBACK:
-                    self._explain_failure(run, error)
-                    raise
-                run.reason = "rate_limited_fallback" if error.code == "rate_limited" else "provider_unhealthy_fallback"
+                others = deque(t for t in todo if t.provider not in given_up)
+                todo = await self._after(run, target, held, error, others, hop=target is not first)
             except asyncio.CancelledError as cancelled:
                 self._record(run, target, held, None)
                 self._interrupt(run, held, cancelled)
             else:
                 self._record(run, target, held, None)
                 return self._answer(run, target, held, reply, began)
-        raise AssertionError("a plan without a fault has a target")
+        raise AssertionError("what ends the last target is raised")
+
+    async def _after(
+        self, run: _Run, target: Target, held: Held, error: QuorumError, others: deque[Target], *, hop: bool
+    ) -> deque[Target]:
+        """The targets that are tried after a failure. Raises what the call answers if there are none.
+
+        A budget that refuses the call's first choice is a question to its user; a hop that it refuses is passed over.
+        """
+        if isinstance(error, OverBudget):
+            todo = deque(others)
+            fault: QuorumError | None = self._at_the_limit(run, target, error, todo)
+            if fault is None:
+                return todo
+            error = await self._with_offer(run, target, fault)
+        refused = error.code in REFUSED_BY_BUDGET
+        if others and not held.progress.emitted and (error.code in FALLBACK or (hop and refused)):
+            if refused:
+                run.rejected = [*run.rejected, Rejected(str(target), error.code, error.message)]
+            else:
+                limited = error.code == "rate_limited"
+                run.reason = "rate_limited_fallback" if limited else "provider_unhealthy_fallback"
+            return others
+        self._explain_failure(run, error)
+        raise error
+
+    def _at_the_limit(self, run: _Run, target: Target, over: OverBudget, todo: deque[Target]) -> QuorumError | None:
+        """What a user's budget that is used up means for the call: another target to do first, or the fault to answer."""
+        if self._clamp(run, target, over):
+            todo.appendleft(target)
+            return None
+        quote, auto = self._quote(run, target), run.preferences.auto_fallback_to_local
+        forbidden = run.call.chat.allow_fallback is False
+        tokens = quote.prompt_tokens + quote.longest_answer
+        best = self._catalogue.best_local(run.views, tokens)
+        local = None if best is None else Target(best.provider, best.id.partition(":")[2])
+        way = way_out(auto_fallback=auto, forbidden=forbidden, local=local, may_override=over.may_override)
+        if way == "local" and local is not None:
+            run.reason = "budget_exceeded_auto_fallback"
+            run.rejected = [*run.rejected, Rejected(str(target), over.code, over.message)]
+            run.targets = [local]
+            todo.clear()
+            todo.append(local)
+            return None
+        if way == "ask":
+            return question(over, target, quote.bound or NanoUSD(0), local, None)
+        return refusal(over, auto_fallback=auto, forbidden=forbidden)
+
+    async def _with_offer(self, run: _Run, target: Target, fault: QuorumError) -> QuorumError:
+        """The question to the user, with the token that answers it."""
+        if isinstance(fault, OverrideRequired):
+            run.body = run.body or chat_body_hash(run.call.chat)
+            offer = await self._budget.call(OfferOverride(run.call.user, str(target), run.body))
+            fault.detail |= {"override_token": offer.token, "expires_at": offer.expires_at}
+        return fault
+
+    def _clamp(self, run: _Run, target: Target, over: OverBudget) -> bool:
+        """Cuts the longest answer to what fits, if the user allows it and the request names no limit of its own."""
+        quote = self._quote(run, target)
+        if not run.preferences.clamp_to_budget or run.call.chat.max_tokens is not None or quote.price is None:
+            return False
+        longest = min(affordable(quote.price, quote.prompt_tokens, over.room), quote.longest_answer - 1)
+        if longest < LEAST_ANSWER:
+            return False
+        amount = bound(quote.price, quote.prompt_tokens, longest)
+        run.quotes[target] = _Quote(quote.price, quote.prompt_tokens, longest, amount)
+        run.clamped.add(target)
+        return True
+
+    def _admission(self, run: _Run) -> Admission:
+        return run.call.chat.admission or run.preferences.admission
 
     def _held(self, run: _Run, target: Target) -> Held:
         source = self._sources[target.provider]
-        quote = self._quote(run, target)
+        quote, token = self._quote(run, target), run.call.chat.override_token
         start = AttemptStart(
             usage_id=self._ids.next(),
             call_id=run.call_id,
@@ -226,6 +326,9 @@ class Completions:
             amount=quote.bound,
             prompt_tokens=quote.prompt_tokens,
             longest_answer=quote.longest_answer,
+            admission=self._admission(run),
+            marks=("clamped",) if target in run.clamped else (),
+            confirmed=None if token is None else Confirmed(token, run.body, run.call.actor),
         )
 
     async def _attempt(self, run: _Run, target: Target, held: Held) -> Reply:
@@ -258,6 +361,7 @@ class Completions:
 
     def _record(self, run: _Run, target: Target, held: Held, error: QuorumError | None) -> None:
         """Notes an attempt that was held; one that was refused before costs nothing and leaves no row."""
+        run.call.sent |= held.progress.sent
         end = held.end
         if end is None:
             return
@@ -302,14 +406,13 @@ class Completions:
         )
 
     def _decision(self, run: _Run) -> Decision:
-        made = run.made
         return Decision(
-            targets=[str(target) for target in made.targets],
+            targets=[str(target) for target in run.targets],
             reason=run.reason,
             flags=[],
-            steps=made.steps,
-            rejected=made.rejected,
-            bound_nano_usd=self._quote(run, made.targets[0]).bound if made.targets else None,
+            steps=run.made.steps,
+            rejected=run.rejected,
+            bound_nano_usd=self._quote(run, run.targets[0]).bound if run.targets else None,
         )
 
     def _quote(self, run: _Run, target: Target) -> _Quote:
@@ -342,6 +445,14 @@ _INTERRUPTED = {
     "cancelled": "the call was cancelled; what arrived is in `detail.partial`",
     "deadline": "the call's deadline passed; what arrived is in `detail.partial`",
     "shutting_down": "the daemon is shutting down; what arrived is in `detail.partial`",
+}
+
+
+_MARKED: dict[Mark, str] = {
+    "soft": "this call may pass your budget: `admission` is soft",
+    "override": "this call passed your budget, as you confirmed",
+    "unenforced": "your budget is used up; the call ran because you don't enforce it (`enforce_budget_limits`)",
+    "clamped": "the longest answer was cut to what fits your budget (`clamp_to_budget`)",
 }
 
 
@@ -378,6 +489,8 @@ def _warnings(run: _Run, held: Held, *, simulated: bool) -> list[Warned]:
         found.append(
             Warned("overrun", "the provider charged more than the bound that was held; the limit may be passed by it")
         )
+    found += [Warned(mark, _MARKED[mark]) for mark in held.marks or () if mark in _MARKED]
+    found += [Warned(f"budget_{alert.level}", alert_text(alert)) for alert in held.alerts]
     if end.cost is None:
         found.append(
             Warned("price_unknown", f"no price is known for `{run.attempts[-1].model}`; its cost is not counted")

@@ -4,30 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import structlog
 
-from actors.base import Actor, Wait, handles
-from actors.clock import Clock, parse_rfc3339, rfc3339
+from actors.base import Actor, Ref, Wait, handles
+from actors.clock import MICRO, Clock, parse_rfc3339, rfc3339
+from actors.events import Events
+from actors.store.audit import SQL as AUDIT
+from actors.store.audit import audit_entry, audit_row
 from actors.store.dispatched import Dispatched
 from actors.store.queries import load
 from actors.store.sqlite import Row, Store
+from protocols.alerts import SEVERITY, Alert
+from protocols.audit import AuditEntries
 from protocols.budget import (
     Account,
     Balance,
     Books,
+    Grant,
+    Mark,
     OpenHold,
+    PostAlerts,
+    PostCorrection,
+    PostGrant,
     PostHold,
+    PostRevocation,
     PostSettlement,
+    ReadAlerts,
+    ReadAudit,
     ReadBooks,
     ReadGroups,
     ReadHolds,
+    ReadUnknown,
     ReadUsage,
+    Unknown,
     Verify,
+    WasSent,
 )
 from protocols.chat import TokenCount
-from protocols.errors import BadRequest
+from protocols.errors import BadRequest, NotFound
+from protocols.events import AttemptSettled, OverrideAction, OverrideEvent, Publish, alert_event
 from protocols.money import NanoUSD
 from protocols.usage import (
     AttemptEnd,
@@ -51,6 +69,9 @@ ADD_ACCOUNT, ADD_TO_SET = SQL["add_account"], SQL["add_to_set"]
 CLOSE_HOLD, MARK_UNKNOWN = SQL["close_hold"], SQL["mark_unknown"]
 UNKNOWN = "unknown"
 
+CLOCK_BACK_US = 2 * 86_400 * MICRO
+"""A clock that is set back by less finds the overrides of then."""
+
 log = structlog.get_logger("ledger")
 
 
@@ -61,9 +82,10 @@ class Ledger(Actor):
     attempts list them; those days; the highest id. A set that is not known here may be written again under another id.
     """
 
-    def __init__(self, store: Store, clock: Clock, dispatched: Dispatched) -> None:
+    def __init__(self, store: Store, clock: Clock, dispatched: Dispatched, events: Ref[Events]) -> None:
         super().__init__()
         self._store = store
+        self._events = events
         self._clock = clock
         self._dispatched = dispatched
         self._set_ids: dict[frozenset[Account], int] = {}
@@ -85,33 +107,130 @@ class Ledger(Actor):
 
     @handles(PostHold)
     def post_hold(self, post: PostHold) -> Wait[None]:
-        """One row in holds, the entry that takes the hold, the balances."""
+        """One row in holds, the entry that takes the hold, the balances, and the audit's entry of an override."""
         self._store.check_room()  # before a new name's accounts, which must be written, use up what settlements need
-        set_id = self._set(post.accounts)
-        start, amount = post.start, post.amount
-        return Wait(
-            self._store.submit(
-                (ADD_HOLD, (*_start_columns(start), amount, set_id)),
-                (ADD_ENTRY, (start.usage_id, 0, start.created_at, amount, 0, set_id)),
-                (ADD_TO_BALANCES, (set_id, amount, 0)),
-            )
+        hold = post.hold
+        set_id, start, amount = self._set(hold.accounts), hold.start, hold.amount
+        told = None
+        rows: tuple[Row, ...] = (
+            (ADD_HOLD, (*_start_columns(start), amount, set_id, ",".join(hold.marks), hold.lease_until)),
+            (ADD_ENTRY, (start.usage_id, 0, start.created_at, amount, 0, set_id)),
+            (ADD_TO_BALANCES, (set_id, amount, 0)),
         )
+        if post.used is not None:
+            before = str(post.used.spent_before)
+            now = self._clock.now_us()
+            rows += (audit_row(post.used.actor, now, "override.confirmed", start.usage_id, before=before, after=None),)
+        return Wait(self._store.submit(*rows))
 
     @handles(PostSettlement)
     def post_settlement(self, post: PostSettlement) -> Wait[None]:
-        """The terminal entry, the usage row, the closed hold and the balances."""
-        set_id = self._set(post.accounts)
-        start, end, amount = post.start, post.end, post.amount
+        """The terminal entry, the usage row, the closed hold, the balances, and the alerts that they reach."""
+        hold, end = post.hold, post.end
+        set_id, start, amount = self._set(hold.accounts), hold.start, hold.amount
         cost = end.cost or 0
-        done = self._store.submit(
+        rows: tuple[Row, ...] = (
             (ADD_ENTRY, (start.usage_id, 1, self._clock.now_us(), -amount, cost, set_id)),
-            (ADD_USAGE, _usage_columns(start, end)),
+            (ADD_USAGE, _usage_columns(hold, end)),
             (MARK_UNKNOWN if end.status == UNKNOWN else CLOSE_HOLD, (start.usage_id,)),
             (ADD_TO_BALANCES, (set_id, -amount, cost)),
-            must=True,
-            then=partial(self._dispatched.clear, start.usage_id),
         )
-        return Wait(done)
+        if "override" in hold.marks:
+            rows += ((AUDIT["settle_override"], (cost, start.usage_id)),)
+        rows += tuple(map(_alert_row, post.alerts))
+        return Wait(self._store.submit(*rows, must=True, then=partial(self._settled, post)))
+
+    def _settled(self, post: PostSettlement) -> None:
+        """What is durable is news."""
+        hold = post.hold
+        self._dispatched.clear(hold.start.usage_id)
+        self._events.tell(AttemptSettled(hold.start, post.end, hold.marks))
+        self._tell_of(post.alerts)
+
+    @handles(PostAlerts)
+    def post_alerts(self, post: PostAlerts) -> Wait[None]:
+        """Alerts that a changed limit made."""
+        rows = map(_alert_row, post.alerts)
+        return Wait(self._store.submit(*rows, must=True, then=partial(self._tell_of, post.alerts)))
+
+    def _tell_of(self, alerts: tuple[Alert, ...]) -> None:
+        for alert in alerts:
+            log.warning("alert", scope=alert.scope, period=alert.period, label=alert.label, reached=alert.level)
+            self._events.tell(Publish(alert_event(alert)))
+
+    def _tell_of_override(self, action: OverrideAction, user: str, amount: NanoUSD, **which: str) -> None:
+        at = rfc3339(self._clock.now_us())
+        self._events.tell(Publish(OverrideEvent(at, action, user, amount, **which)))
+
+    @handles(WasSent)
+    def was_sent(self, request: WasSent) -> bool:
+        """Whether its request has left this process."""
+        return request.usage_id in self._dispatched
+
+    @handles(PostGrant)
+    def post_grant(self, post: PostGrant) -> Wait[None]:
+        """An override with its audit entry."""
+        grant = post.grant
+        row = (grant.id, grant.user, grant.amount, grant.granted_at, grant.until, grant.granted_by, grant.why)
+        audited = audit_row(
+            post.actor,
+            grant.granted_at,
+            "override.granted",
+            f"{grant.user}: {grant.id}",
+            before=None,
+            after=str(grant.amount),
+            why=grant.why,
+        )
+        told = partial(self._tell_of_override, "granted", grant.user, grant.amount, override_id=grant.id)
+        return Wait(self._store.submit((SQL["add_override"], row), audited, then=told))
+
+    @handles(PostRevocation)
+    def post_revocation(self, post: PostRevocation) -> Wait[None]:
+        """Its end, with its audit entry."""
+        grant, now = post.grant, self._clock.now_us()
+        subject, before = f"{grant.user}: {grant.id}", str(grant.amount)
+        audited = audit_row(post.actor, now, "override.revoked", subject, before=before, after=None)
+        told = partial(self._tell_of_override, "revoked", grant.user, grant.amount, override_id=grant.id)
+        return Wait(self._store.submit((SQL["revoke_override"], (now, grant.id)), audited, then=told))
+
+    @handles(ReadUnknown)
+    def read_unknown(self, request: ReadUnknown) -> Wait[Unknown]:
+        """An attempt whose outcome nobody knows."""
+        return Wait(self._unknown(request.hold_id))
+
+    async def _unknown(self, hold_id: str) -> Unknown:
+        await self._store.written()
+        rows = await self._store.read(SQL["unknown_hold"], (hold_id,))
+        if not rows:
+            raise NotFound(f"there is no hold `{hold_id}`; `daemonctl holds` lists what is open or unknown")
+        ((state, cost, entry),) = rows
+        if state != UNKNOWN:
+            raise BadRequest(f"the call of hold `{hold_id}` is under way; it settles by itself")
+        accounts = tuple(Account(*row) for row in await self._store.read(SQL["accounts_of_hold"], (hold_id,)))
+        return Unknown(hold_id, NanoUSD(cost or 0), entry + 1, accounts)
+
+    @handles(PostCorrection)
+    def post_correction(self, post: PostCorrection) -> Wait[None]:
+        """The correcting entry, the row's new cost, the audit entry; the hold is listed no more."""
+        unknown, now = post.unknown, self._clock.now_us()
+        set_id, change = self._set(unknown.accounts), post.cost - unknown.posted
+        return Wait(
+            self._store.submit(
+                (ADD_ENTRY, (unknown.usage_id, unknown.entries, now, 0, change, set_id)),
+                (SQL["correct_usage"], (post.cost, unknown.usage_id)),
+                (CLOSE_HOLD, (unknown.usage_id,)),
+                (ADD_TO_BALANCES, (set_id, 0, change)),
+                audit_row(
+                    post.actor,
+                    now,
+                    "holds.resolve",
+                    unknown.usage_id,
+                    before=str(unknown.posted),
+                    after=str(post.cost),
+                    why=post.why,
+                ),
+            )
+        )
 
     def _set(self, accounts: tuple[Account, ...]) -> int:
         """The id of the set of these accounts; a new one is written before whatever is posted next."""
@@ -152,10 +271,32 @@ class Ledger(Actor):
         }
         accounts_of = _members(await self._store.read(SQL["sets_of_open_holds"]))
         holds = [
-            OpenHold(_start_of(row[:11]), NanoUSD(row[11]), tuple(accounts_of[row[12]]))
+            OpenHold(_start_of(row[:11]), NanoUSD(row[11]), tuple(accounts_of[row[12]]), _marks(row[13]), row[14])
             for row in await self._store.read(SQL["open_holds"])
         ]
-        return Books(balances, holds)
+        alerts = [_alert(row) for row in await self._store.read(SQL["alerts_since"], since)]
+        still = self._clock.now_us() - CLOCK_BACK_US
+        grants = [Grant(*row) for row in await self._store.read(SQL["standing_overrides"], (still,))]
+        return Books(balances, holds, alerts, grants)
+
+    @handles(ReadAlerts)
+    def read_alerts(self, request: ReadAlerts) -> Wait[list[Alert]]:
+        """The newest alerts."""
+        scopes = None if request.scopes is None else msgspec.json.encode(request.scopes).decode()
+        return Wait(self._alerts((scopes, request.last)))
+
+    async def _alerts(self, parameters: tuple[str | None, int]) -> list[Alert]:
+        return [_alert(row) for row in await self._store.read(SQL["newest_alerts"], parameters)]
+
+    @handles(ReadAudit)
+    def read_audit(self, request: ReadAudit) -> Wait[AuditEntries]:
+        """Audit entries, newest first."""
+        query = request.query
+        parameters = {"before": query.before, "action": query.action, "user": request.user, "last": query.last}
+        return Wait(self._audit(parameters))
+
+    async def _audit(self, parameters: dict[str, Any]) -> AuditEntries:
+        return AuditEntries([audit_entry(row) for row in await self._store.read(AUDIT["audit"], parameters)])
 
     @handles(ReadUsage)
     def read_usage(self, request: ReadUsage) -> Wait[UsageRows]:
@@ -187,9 +328,15 @@ class Ledger(Actor):
         rows = await self._store.read(SQL["groups"], parameters)
         return [
             SpendGroup(
-                key, calls, prompt_tokens=prompt, response_tokens=response, cost_nano_usd=cost, unpriced=unpriced
+                key,
+                calls,
+                prompt_tokens=prompt,
+                response_tokens=response,
+                cost_nano_usd=cost,
+                unpriced=unpriced,
+                overruns=overruns,
             )
-            for key, calls, prompt, response, cost, unpriced in rows
+            for key, calls, prompt, response, cost, unpriced, overruns in rows
         ]
 
     @handles(ReadHolds)
@@ -208,8 +355,9 @@ class Ledger(Actor):
                     amount_nano_usd=amount,
                     state=state,
                     created_at=rfc3339(at),
+                    marks=list(_marks(marks)),
                 )
-                for i, user, model, amount, state, at in await self._store.read(SQL["listed_holds"])
+                for i, user, model, amount, state, at, marks in await self._store.read(SQL["listed_holds"])
             ]
         )
 
@@ -220,7 +368,9 @@ class Ledger(Actor):
 
     async def _verify(self) -> Verdict:
         await self._store.written()
-        ((entries, accounts, rows, holds, cost, spent, held, open_amount),) = await self._store.read(SQL["totals"])
+        (totals,) = await self._store.read(SQL["totals"])
+        entries, accounts, rows, holds, cost, spent, held, open_amount, *rolled = totals
+        rolled_calls, rolled_cost, rolled_attempts, rolled_entries, rolled_spent = rolled
         problems = [
             f"{scope} {label}: balance says spent {s}, held {h}; the journal {js}, {jh}"
             for _, scope, _, label, s, h, js, jh in await self._store.read(SQL["recomputed"])
@@ -232,15 +382,20 @@ class Ledger(Actor):
         ]
         if cost != spent:
             problems.append(f"usage rows cost {cost} together, the journal spent {spent}")
+        if (rolled_calls, rolled_cost) != (rolled_attempts, rolled_spent):
+            problems.append(
+                f"daily sums have {rolled_calls} calls that cost {rolled_cost} together, "
+                f"what the journal carried {rolled_attempts} that spent {rolled_spent}"
+            )
         if held != open_amount:
             problems.append(f"open holds are {open_amount} together, the journal holds {held}")
         return Verdict(
             ok=not problems,
-            journal_entries=entries,
+            journal_entries=entries + rolled_entries,
             accounts=accounts,
-            usage_rows=rows,
+            usage_rows=rows + rolled_calls,
             open_holds=holds,
-            spent_nano_usd=spent,
+            spent_nano_usd=spent + rolled_spent,
             problems=problems,
         )
 
@@ -251,9 +406,9 @@ async def last_id(store: Store) -> str | None:
     return str(highest) if highest is not None else None
 
 
-def recovered(hold: OpenHold, *, sent: bool) -> PostSettlement:
-    """How a hold that an earlier process left open is closed: void if its request had not left, else posted at the hold."""
-    end = AttemptEnd(
+def outcome_of_lost(hold: OpenHold, *, sent: bool) -> AttemptEnd:
+    """How a hold is closed that nobody settled: void if its request had not left, else posted at the hold, as unknown."""
+    return AttemptEnd(
         status=UNKNOWN if sent else "not_sent",
         tokens=TokenCount(),
         token_source="estimate",  # noqa: S106  tokens of a model, not of a login
@@ -263,7 +418,6 @@ def recovered(hold: OpenHold, *, sent: bool) -> PostSettlement:
         latency_us=0,
         first_token_us=None,
     )
-    return PostSettlement(hold.start, end, hold.amount, hold.accounts)
 
 
 def _members(rows: Iterable[Any]) -> dict[int, list[Account]]:
@@ -276,7 +430,7 @@ def _members(rows: Iterable[Any]) -> dict[int, list[Account]]:
 
 def _day(accounts: Iterable[Account]) -> str:
     """The day that these accounts are of: `2026-11-21` sorts behind `2026-11`."""
-    return max(account.label for account in accounts)
+    return max(account.label for account in accounts if account.period != "override")
 
 
 def _instant(text: str | None) -> int | None:
@@ -308,8 +462,34 @@ def _start_of(row: Any) -> AttemptStart:
     return AttemptStart(*row)
 
 
-def _usage_columns(start: AttemptStart, end: AttemptEnd) -> tuple[Any, ...]:
-    tokens = end.tokens
+def _marks(text: str) -> tuple[Mark, ...]:
+    return cast("tuple[Mark, ...]", tuple(text.split(","))) if text else ()
+
+
+def _alert_row(alert: Alert) -> Row:
+    at = parse_rfc3339(alert.at)
+    limit, spent = alert.limit_nano_usd, alert.spent_nano_usd
+    columns = (alert.scope, alert.period, alert.label, alert.level, limit, spent, at, alert.suggestion)
+    return (SQL["add_alert"], columns)
+
+
+def _alert(row: Any) -> Alert:
+    scope, period, label, level, limit, spent, at, suggestion = row
+    return Alert(
+        scope=scope,
+        period=period,
+        level=level,
+        severity=SEVERITY[level],
+        at=rfc3339(at),
+        spent_nano_usd=spent,
+        limit_nano_usd=limit,
+        label=label,
+        suggestion=suggestion,
+    )
+
+
+def _usage_columns(hold: OpenHold, end: AttemptEnd) -> tuple[Any, ...]:
+    start, tokens = hold.start, end.tokens
     return (
         start.usage_id,
         start.call_id,
@@ -334,6 +514,10 @@ def _usage_columns(start: AttemptStart, end: AttemptEnd) -> tuple[Any, ...]:
         end.latency_us,
         end.first_token_us,
         end.status,
+        hold.amount,
+        ",".join(hold.marks),
+        tokens.audio_prompt,
+        tokens.audio_response,
     )
 
 
@@ -341,7 +525,7 @@ def _usage_row(row: Any) -> UsageRow:
     (
         usage_id, call_id, created_at, user, app, conversation, task_type, model, endpoint, reason,
         prompt, cached, response, reasoning, token_source,
-        cost, cost_source, price_version, latency_us, first_token_us, status,
+        cost, cost_source, price_version, latency_us, first_token_us, status, held, marks,
     ) = row  # fmt: skip
     return UsageRow(
         usage_id=usage_id,
@@ -365,4 +549,6 @@ def _usage_row(row: Any) -> UsageRow:
         first_token_ms=None if first_token_us is None else first_token_us / 1000,
         status=status,
         reason=reason,
+        held_nano_usd=held,
+        marks=list(_marks(marks)),
     )

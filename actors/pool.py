@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from actors.base import Actor, Ref, Wait, handles
-from actors.clock import Clock
+from actors.clock import Clock, rfc3339
+from actors.events import Events
 from actors.provider import ProviderActor, Source
 from actors.providers.transport import Transport
 from actors.supervise import Supervisor
+from protocols.events import ProviderEvent, Publish
 from protocols.provider import (
     AVAILABLE,
     FirstListing,
@@ -31,11 +33,19 @@ class ProviderPool(Actor):
     State: the providers' refs and their last views, both in config order; whether any has listed its models yet.
     """
 
-    def __init__(self, supervisor: Supervisor, sources: Sequence[Source], transport: Transport, clock: Clock) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        sources: Sequence[Source],
+        transport: Transport,
+        events: Ref[Events],
+        clock: Clock,
+    ) -> None:
         super().__init__()
         self._keeper = supervisor
         self._sources = sources
         self._transport = transport
+        self._events = events
         self._clock = clock
         self._providers: dict[str, Ref[ProviderActor]] = {}
         self._views: dict[str, ProviderView] = {}
@@ -63,13 +73,21 @@ class ProviderPool(Actor):
 
     @handles(ViewChanged)
     def view_changed(self, changed: ViewChanged) -> None:
-        """Shows a provider as it is now."""
-        if self._views.get(changed.view.name) == changed.view:
+        """Shows a provider as it is now, and tells of its new state."""
+        view = changed.view
+        before = self._views.get(view.name)
+        if before == view:
             return
-        self._views[changed.view.name] = changed.view
+        self._views[view.name] = view
+        if before is not None and before.state != view.state:
+            self._tell_state(view)
         self._shown = tuple(self._views[s.name] for s in self._sources if s.name in self._views)
         if any(view.models for view in self._shown):
             self._listed.set()
+
+    def _tell_state(self, view: ProviderView) -> None:
+        why = view.why if view.state != "healthy" else None
+        self._events.tell(Publish(ProviderEvent(rfc3339(self._clock.now_us()), view.name, view.state, why)))
 
     @handles(ReadViews)
     def views(self, _: ReadViews) -> tuple[ProviderView, ...]:

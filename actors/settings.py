@@ -13,6 +13,7 @@ from msgspec import UNSET, Struct
 
 from actors.base import Actor, Ref, Wait, handles
 from actors.clock import Clock
+from actors.store.audit import audit_row
 from actors.store.queries import load
 from actors.store.sqlite import Row, Store
 from protocols.errors import BadRequest
@@ -112,7 +113,7 @@ class SettingsActor(Actor):
             values[key] = value
         budgets = self._own_budgets() if key in BUDGET_KEYS else None
         for watcher in self._watchers:
-            watcher.tell(SettingChanged(owner, key, budgets))
+            watcher.tell(SettingChanged(owner, key, budgets, values.get(key)))
 
     def _change_row(self, owner: str, key: str, value: Any) -> Row:
         if value is UNSET:
@@ -122,18 +123,8 @@ class SettingsActor(Actor):
     def _audit_row(self, request: ChangeSetting, before: Any, value: Any) -> Row:
         action = "settings.unset" if value is UNSET else "settings.set"
         subject = f"{request.owner}: {request.key}"
-        columns = (
-            self._clock.now_us(),
-            request.actor_uid,
-            request.actor,
-            request.app,
-            action,
-            subject,
-            _text(before),
-            _text(value),
-            None,
-        )
-        return (SQL["add_audit"], columns)
+        now = self._clock.now_us()
+        return audit_row(request.actor, now, action, subject, before=_text(before), after=_text(value))
 
     def _row(self, key: str, owner: str) -> SettingRow:
         value, origin = self._value(key, owner)
@@ -161,11 +152,16 @@ class SettingsActor(Actor):
         return OwnBudgets({owner: self._own_budget(owner) for owner in owners})
 
     def _own_budget(self, owner: str) -> OwnBudget:
-        month, day, enforced, may_override = (
-            self._value(key, owner)[0]
-            for key in ("month_usd", "day_usd", "enforce_budget_limits", "budget_override_allowed")
-        )
+        month, day = (self._own_limit(key, owner) for key in ("month_usd", "day_usd"))
+        enforced, _ = self._value("enforce_budget_limits", owner)
+        may_override, _ = self._value("budget_override_allowed", owner)
         return OwnBudget(month, day, enforced, may_override)
+
+    def _own_limit(self, key: str, owner: str) -> float | None:
+        """Everybody's default is the limit of an account, not once more of each name below it."""
+        limit: float | None
+        limit, origin = self._value(key, owner)
+        return limit if origin == "user" or "/" not in owner else None
 
 
 def check_key(key: str) -> None:

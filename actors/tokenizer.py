@@ -71,9 +71,10 @@ class Tokenizer:
     be tried.
     """
 
-    def __init__(self, clock: Callable[[], float], command: Sequence[str] = COMMAND) -> None:
-        """`clock` gives monotonic seconds; `command` starts the child."""
+    def __init__(self, clock: Callable[[], float], command: Sequence[str] = COMMAND, wait_s: float = WAIT_S) -> None:
+        """`clock` gives monotonic seconds; `command` starts the child; nobody waits longer than `wait_s` for a count."""
         self._clock = clock
+        self._wait_s = wait_s
         self._command = command
         self._keeper: asyncio.Task[None] | None = None
         self._loaded = False
@@ -84,7 +85,7 @@ class Tokenizer:
     async def count(self, chat: Chat, model: str) -> PromptTokens | None:
         """The tokens of the prompt; None if the model is not OpenAI's, or no count is to be had now.
 
-        Never raises, never takes longer than WAIT_S. The first question only starts the child, and gets None.
+        Never raises, never takes longer than it may. The first question only starts the child, and gets None.
         """
         return (await self.counts(chat, [model])).get(model)
 
@@ -93,7 +94,7 @@ class Tokenizer:
 
         The texts are counted once for all models of an encoding, so a plan of many targets takes as long as one of one.
         """
-        found = {}
+        found: dict[str, PromptTokens] = {}
         texts: list[str] | None = None
         for encoding, same in _by_encoding(models).items():
             texts = prompt_texts(chat) if texts is None else texts
@@ -125,7 +126,7 @@ class Tokenizer:
         question = _Question(encoding, texts, loop.create_future())
         self._questions.put_nowait(question)
         try:
-            with Limit(loop, WAIT_S):
+            with Limit(loop, self._wait_s):
                 return await question.answer
         except TimeoutError:
             return None

@@ -22,13 +22,17 @@ from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import Clock, Ids
 from actors.completion import Completions
+from actors.events import Events, Subscription
 from actors.exchange import Exchange
-from actors.ledger import Ledger, last_id, recovered
+from actors.idempotency import Idempotency, Keys
+from actors.ledger import Ledger, last_id, outcome_of_lost
+from actors.notify import Command, Notifier, Way, Webhook
 from actors.pool import ProviderPool
 from actors.provider import Source
 from actors.providers.http import HttpClient, HttpxTransport
 from actors.providers.tls import Tls
 from actors.providers.transport import Transport
+from actors.retention import Retention
 from actors.rules.catalogue import Catalogue
 from actors.rules.periods import local_date
 from actors.session import Sessions
@@ -38,7 +42,7 @@ from actors.store.price_book import PriceBook, open_price_book
 from actors.store.sqlite import Store, open_store
 from actors.supervise import Supervisor
 from daemon import systemd
-from daemon.config import Config
+from daemon.config import AlertsSection, Config
 from daemon.log import Lines
 from daemon.server import BACKLOG, Server
 from daemon.sources import open_sources
@@ -107,13 +111,20 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
             ids = Ids(clock.now_us, await last_id(store))
             watchers: dict[Ref[Any], None] = {}
             settings = await actors.start(lambda: SettingsActor(store, clock, config.settings, watchers))
-            ledger = await actors.start(lambda: Ledger(store, clock, dispatched))
+            subscriptions: set[Subscription] = set()
+            events = await actors.start(lambda: Events(settings, clock, subscriptions))
+            ledger = await actors.start(lambda: Ledger(store, clock, dispatched, events))
+            await actors.start(lambda: Retention(store, settings, clock, zone))
+            ways = ways_out(config.alerts, transports["probes"])
+            await actors.start(lambda: Notifier(store, events, clock, ways, config.alerts.timeout_s))
             left_open = (await ledger.call(ReadBooks())).open_holds
             limits = config.limits.limits()
-            budget = await actors.start(lambda: BudgetActor(ledger, settings, limits, zone, clock))
+            budget = await actors.start(
+                lambda: BudgetActor(ledger, settings, limits, zone, clock, free_model=catalogue.free_model)
+            )
             recovery = asyncio.get_running_loop().create_task(recover(budget, dispatched, left_open, sent))
             await asyncio.wait([recovery], timeout=RECOVERY_WAIT_S)
-            pool = await actors.start(lambda: ProviderPool(actors, sources, transports["probes"], clock))
+            pool = await actors.start(lambda: ProviderPool(actors, sources, transports["probes"], events, clock))
             sessions = await actors.start(lambda: Sessions(actors, settings, clock))
             completions = Completions(
                 sessions=sessions,
@@ -130,13 +141,17 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 clock=clock,
                 ids=ids,
             )
+            keys_in_use = Keys()
+            keys = await actors.start(lambda: Idempotency(store, clock, ids, keys_in_use))
             world = World(
                 settings,
+                events,
                 ledger,
                 budget,
                 pool,
                 sessions,
                 completions,
+                keys,
                 catalogue,
                 actors,
                 store,
@@ -149,13 +164,26 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
             await serve(world, config, paths, stopping)
 
 
+def ways_out(section: AlertsSection, transport: Transport) -> list[Way]:
+    """The ways that alerts take out of the daemon."""
+    ways: list[Way] = []
+    if section.command:
+        ways.append(Command(section.command, os.environ))
+    if section.webhook is not None:
+        ways.append(Webhook(section.webhook, transport))
+    return ways
+
+
 async def recover(
     budget: Ref[BudgetActor], dispatched: Dispatched, left_open: list[OpenHold], sent: frozenset[str] | None
 ) -> None:
     """Closes the holds that an earlier process left open; its marks go once that is durable, so a kill before finds them again."""
-    ends = [recovered(hold, sent=sent is None or hold.start.usage_id in sent) for hold in left_open]
-    settled = [budget.deliver(Settle(end.start.usage_id, end.end)) for end in ends]
-    failed = [e for e in await asyncio.gather(*settled, return_exceptions=True) if e is not None]
+    settled = [
+        budget.deliver(Settle(i, outcome_of_lost(hold, sent=sent is None or i in sent)))
+        for hold in left_open
+        for i in (hold.start.usage_id,)
+    ]
+    failed = [e for e in await asyncio.gather(*settled, return_exceptions=True) if isinstance(e, BaseException)]
     if failed:
         log.error("recovery_failed", holds=len(failed), why=str(failed[0]), hint="the next start tries again")
     else:

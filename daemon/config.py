@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from actors import tokenizer
+from actors.notify import split_url
 from actors.rules.admission import Limit, Limits
 from actors.rules.catalogue import ModelConfig
 from actors.store.sqlite import Durability
@@ -45,17 +46,18 @@ class DaemonSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class LimitSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Dollars a month and a day. Every limit is hard in this version; `hard` is accepted and may be said."""
+    """Dollars a month and a day. A user's are a budget that the user's settings act on, unless `hard`; all others are hard."""
 
     month_usd: Usd | None = None
     day_usd: Usd | None = None
-    hard: bool = True
+    hard: bool | None = None
 
     def limit(self) -> Limit:
         """In nano-dollars."""
         return Limit(
             month=None if self.month_usd is None else nano_from_usd(self.month_usd),
             day=None if self.day_usd is None else nano_from_usd(self.day_usd),
+            hard=bool(self.hard),
         )
 
 
@@ -92,6 +94,14 @@ class RightsSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     operate_group: str = "quorumd-operate"
 
 
+class AlertsSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[alerts]`: where alerts go besides `daemonctl alerts` and `watch`. A command is its words, run without a shell."""
+
+    command: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    webhook: str | None = None
+    timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
+
+
 class TaskSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`[tasks.<name>]`: checked, and of no effect in this version."""
 
@@ -111,6 +121,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     tasks: dict[str, TaskSection] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     rights: RightsSection = RightsSection()
+    alerts: AlertsSection = AlertsSection()
 
     def without_effect(self) -> list[str]:
         """A sentence for each part of the file that this version knows but does not go by."""
@@ -155,7 +166,7 @@ def parse(tables: Mapping[str, Any]) -> Config:
         config = msgspec.convert(tables, Config)
     except msgspec.ValidationError as error:
         raise ConfigRefused(_readable(str(error), tables)) from None
-    for check in (_check_zone, _check_providers, _check_models, _check_aliases, _check_limits):
+    for check in (_check_zone, _check_providers, _check_models, _check_aliases, _check_limits, _check_alerts):
         check(config)
     return config
 
@@ -172,6 +183,7 @@ _SECTIONS: dict[str, type[Struct]] = {
     "models[...]": ModelConfig,
     "tasks[...]": TaskSection,
     "rights": RightsSection,
+    "alerts": AlertsSection,
 }
 """Each section by msgspec's name of its place."""
 
@@ -289,6 +301,21 @@ def _check_limits(config: Config) -> None:
     for name in config.limits.providers:
         if config.providers and name not in config.providers:
             raise ConfigRefused(f"[limits.providers]: there is no [providers.{name}]")
+    for kind, sections in (("apps", config.limits.apps), ("providers", config.limits.providers)):
+        for name, section in sections.items():
+            if section.hard is False:
+                raise ConfigRefused(
+                    f"[limits.{kind}.{name}]: limits of {kind} are always hard; only a user's can be a budget"
+                )
+
+
+def _check_alerts(config: Config) -> None:
+    if config.alerts.webhook is None:
+        return
+    try:
+        split_url(config.alerts.webhook)
+    except ValueError as error:
+        raise ConfigRefused(f"[alerts]: `webhook` is no http(s) address: {error}") from None
 
 
 def _zone(name: str) -> tzinfo:

@@ -31,6 +31,8 @@ MAX_CALLS = 1024
 """Calls of one connection under way at once; the next one hears `busy`."""
 
 CALL_DEADLINE_S = 300.0
+"""Seconds that a call has whose client names no deadline, unless its method is a lasting one."""
+
 UNSENT_BYTES = 262_144
 """Bytes that wait for a reader before items are merged and its calls are no longer read."""
 
@@ -48,14 +50,15 @@ log = structlog.get_logger("server")
 class Running:
     """A call under way.
 
-    State: its task and whether it has begun, and what ended it if something did.
+    State: its task and whether it has begun, whether it is a lasting one, and what ended it if something did.
     """
 
-    __slots__ = ("begun", "id", "interrupted", "task", "timer")
+    __slots__ = ("begun", "id", "interrupted", "lasting", "task", "timer")
 
     def __init__(self, call_id: int) -> None:
         self.id = call_id
         self.begun = False
+        self.lasting = False
         self.interrupted: type[QuorumError] = QuorumError
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -65,6 +68,12 @@ class Running:
         self.begun = True
         if self.interrupted is not QuorumError:
             raise asyncio.CancelledError
+
+    def last(self, *, deadline: bool) -> None:
+        """It is a lasting call: without a `deadline` of its client it has none."""
+        self.lasting = True
+        if self.timer is not None and not deadline:
+            self.timer.cancel()
 
     def interrupt(self, kind: type[QuorumError]) -> None:
         """Cancels the call; the first reason stands, and a second one must not hurry its settlement but at the shutdown."""
@@ -105,7 +114,7 @@ class Connection(asyncio.Protocol):
     """A client.
 
     State: how it speaks, who it is, its calls, what waits to be sent (items as they are, to be merged; answers as bytes, with
-    their sizes), and the timers that bound a slow client.
+    their sizes), the timers that bound a slow client, and who waits until it keeps up.
     """
 
     def __init__(self, server: Dispatch) -> None:
@@ -118,6 +127,7 @@ class Connection(asyncio.Protocol):
         self._owed: list[int] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._paused = False
+        self._keeping_up: asyncio.Future[None] | None = None
         self.running: dict[int, Running] = {}
         self.peer: Peer = cast("Peer", None)
         self.app: str | None = None
@@ -188,6 +198,9 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The reader caught up."""
         self._paused = False
+        if self._keeping_up is not None:
+            self._keeping_up.set_result(None)
+            self._keeping_up = None
         self._stop("stalled")
         waiting, self._unsent = self._unsent, {}
         self._owed.clear()
@@ -277,6 +290,15 @@ class Connection(asyncio.Protocol):
             _merge(self._unsent.setdefault(call_id, []), value)
         else:
             self._write(Item(call_id, value))
+
+    async def keeps_up(self) -> None:
+        """Returns when the reader is not slow, or not any more."""
+        if len(self._out) >= UNSENT_BYTES:
+            self._flush()
+        while self._paused:
+            if self._keeping_up is None:
+                self._keeping_up = self._loop.create_future()
+            await asyncio.shield(self._keeping_up)  # others wait for it too
 
     def _write(self, message: Struct) -> None:
         if self._transport.is_closing() or self._codec is None:

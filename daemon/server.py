@@ -12,7 +12,7 @@ import structlog
 from daemon import __version__
 from daemon.config import RightsSection
 from daemon.connection import Connection, Running
-from daemon.methods import METHODS, Caller
+from daemon.methods import METHODS, Caller, Method
 from daemon.peer import Peer, peer_of
 from daemon.world import World
 from protocols.errors import BadRequest, QuorumError, ShuttingDown, UnknownMethod
@@ -71,26 +71,34 @@ class Server:
         if method is None:
             raise _unknown(call.method)
         connection.peer.needs(method.params.right, f"`{call.method}`")
+        if call.idempotency_key is not None:
+            _check_key(call.idempotency_key, method)
         params = cast("Codec", connection.codec).params(method.params, call.params)
+        if method.params.lasting:
+            running.last(deadline=call.deadline_s is not None)
+            if self.draining:  # since the call was read
+                raise ShuttingDown("the daemon is shutting down", retry_after_s=1.0)
         counts = self._world.counts
         counts.calls += 1
         try:
-            return await method.handler(self._world, Caller(connection, running), params)
+            return await method.handler(self._world, Caller(connection, running, call.idempotency_key), params)
         finally:
             counts.calls -= 1
 
     async def drain(self, seconds: float) -> None:
-        """Stops accepting, lets calls finish for `seconds`, then cancels them; each settles before its connection closes."""
+        """Stops accepting, lets calls finish for `seconds`, then cancels them; each settles before its connection closes.
+
+        Lasting calls end at once: nothing is gained by waiting for them.
+        """
         self.draining = True
         for listener in self._listeners:
             listener.close()
+        self._interrupt([running for running in self._running() if running.lasting])
         tasks = self._tasks()
         if tasks and seconds > 0:
             log.info("draining", calls=len(tasks), drain_s=seconds)
             await asyncio.wait(tasks, timeout=seconds)
-        for connection in self.connections:
-            for running in list(connection.running.values()):
-                running.interrupt(ShuttingDown)
+        self._interrupt(self._running())
         tasks = self._tasks()
         if tasks:
             await asyncio.wait(tasks)
@@ -99,12 +107,24 @@ class Server:
 
     def cancel_now(self) -> None:
         """Ends what runs without waiting any longer; it still settles."""
-        for connection in self.connections:
-            for running in list(connection.running.values()):
-                running.interrupt(ShuttingDown)
+        self._interrupt(self._running())
+
+    def _interrupt(self, calls: Sequence[Running]) -> None:
+        for running in calls:
+            running.interrupt(ShuttingDown)
+
+    def _running(self) -> list[Running]:
+        return [running for connection in self.connections for running in connection.running.values()]
 
     def _tasks(self) -> list[asyncio.Task[None]]:
-        return [r.task for c in self.connections for r in c.running.values() if r.task is not None]
+        return [running.task for running in self._running() if running.task is not None]
+
+
+def _check_key(key: str, method: Method) -> None:
+    if not method.params.keyed:
+        raise BadRequest(f"`idempotency_key` means nothing for `{method.params.method}`; leave it out")
+    if not key:
+        raise BadRequest("`idempotency_key` is empty; give each call a key of its own, or leave it out")
 
 
 def _unknown(name: str) -> QuorumError:

@@ -10,6 +10,8 @@ from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import Clock
 from actors.completion import Completions
+from actors.events import Events
+from actors.idempotency import Idempotency
 from actors.ledger import Ledger
 from actors.pool import ProviderPool
 from actors.rules.catalogue import Catalogue
@@ -30,11 +32,13 @@ class World(Struct):
     """Everything a handler may need; built once by `daemon.app`."""
 
     settings: Ref[SettingsActor]
+    events: Ref[Events]
     ledger: Ref[Ledger]
     budget: Ref[BudgetActor]
     pool: Ref[ProviderPool]
     sessions: Ref[Sessions]
     completions: Completions
+    keys: Ref[Idempotency]
     catalogue: Catalogue
     supervisor: Supervisor
     store: Store

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
+from protocols.request import Request
 from protocols.rpc import Name, Params, Right
 
 Level = Literal[75, 80, 90, 100]
@@ -44,3 +45,16 @@ class AlertList(Struct):
     """Result of `alerts`, newest first."""
 
     alerts: list[Alert]
+
+
+class ReadUndelivered(Request[list[tuple[int, Alert]]], frozen=True):
+    """Notifier: the oldest alerts since an instant (µs) that no command and no webhook has taken, with their ids, in order."""
+
+    since: int
+
+
+class PostDelivered(Request[None], frozen=True):
+    """Notifier: an alert was taken, or given up, at an instant (µs); answered when that is durable. Raises LedgerReadonly."""
+
+    id: int
+    at: int

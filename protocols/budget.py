@@ -48,10 +48,15 @@ class Account(Struct, frozen=True):
 
 
 class Balance(Struct):
-    """What an account has spent and what is held on it, in nano-dollars."""
+    """What an account has spent and what is held on it, in nano-dollars.
+
+    In memory also what waits for room on it, and the spend at which its next alert is due.
+    """
 
     spent: int = 0
     held: int = 0
+    waiting: int = 0
+    alert_at: int = 1 << 62
 
 
 class Offer(Struct, frozen=True):
@@ -61,32 +66,16 @@ class Offer(Struct, frozen=True):
     expires_at: str
 
 
-class Settled(Struct, frozen=True):
-    """What a settlement did: the marks on the row, and the alerts that its spend reached, in order."""
-
-    marks: tuple[Mark, ...] = ()
-    alerts: tuple[Alert, ...] = ()
-
-
 class Confirmed(Struct, frozen=True):
     """A user's confirmation that a call may pass the budget: the one-time token, and what it must be bound to."""
 
     token: str
-    user: str
-    model: str
     body: bytes
     actor: Actor
 
 
-class Hold(Struct, frozen=True):
-    """What was reserved, and how it passed its limits."""
-
-    amount: NanoUSD
-    marks: tuple[Mark, ...] = ()
-
-
-class Reserve(Request[Hold], frozen=True):
-    """Hold `amount` for an attempt in every scope it counts in, or in none; answered once the hold is durable.
+class Reserve(Request[tuple[Mark, ...]], frozen=True):
+    """Hold `amount` for an attempt in every scope it counts in, or in none; answered once the hold is durable, with its marks.
 
     `lease_s` seconds later the hold is closed although nobody settled it. With `admission` queue it waits for its turn for as long
     as its asker does. Raises BudgetExceeded, OverBudget, BudgetHeld, OverrideInvalid, PriceUnknown (`amount` None under a hard
@@ -138,8 +127,11 @@ class CheckOverride(Request[None], frozen=True):
     body: bytes
 
 
-class Settle(Request[Settled], frozen=True):
-    """Close an attempt's hold and write its usage row; answered once that is durable. A second one is a no-op."""
+class Settle(Request[tuple[Alert, ...] | None], frozen=True):
+    """Close an attempt's hold and write its usage row; answered once that is durable. A second one is a no-op.
+
+    Answers the alerts that its spend reached, in order, if any.
+    """
 
     usage_id: str
     end: AttemptEnd
@@ -285,7 +277,12 @@ class PostCorrection(Request[None], frozen=True):
     cost: NanoUSD
     why: str
     actor: Actor
-    alerts: tuple[Alert, ...] = ()
+
+
+class WasSent(Request[bool], frozen=True):
+    """Ledger: whether a byte of this attempt's request has left."""
+
+    usage_id: str
 
 
 class Books(Struct, frozen=True):

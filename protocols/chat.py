@@ -133,6 +133,7 @@ class Chat(Params):
 
     method: ClassVar[str] = "chat"
     right: ClassVar[Right] = "use"
+    keyed: ClassVar[bool] = True
 
     messages: list[Message]
     model: Name | None = None
@@ -173,6 +174,7 @@ class Explain(Chat):
     """Params of `explain`: those of `chat`; nobody is called."""
 
     method: ClassVar[str] = "explain"
+    keyed: ClassVar[bool] = False
 
 
 class Delta(Struct, tag_field="type", tag="delta"):

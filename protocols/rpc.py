@@ -98,10 +98,16 @@ DaemonMessage = Welcome | ItemRaw | DoneRaw | Fault
 
 
 class Params(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """The params of a method: the struct declares the method's name and the right that it needs."""
+    """The params of a method: the struct declares the method's name, the right that it needs, and whether it takes a key.
+
+    A `lasting` one goes on until the client cancels it or the daemon stops, and then ends at once: it has no deadline but one that
+    the client gives it.
+    """
 
     method: ClassVar[str]
     right: ClassVar[Right]
+    keyed: ClassVar[bool] = False
+    lasting: ClassVar[bool] = False
 
 
 class Ping(Params):

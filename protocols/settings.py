@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
+from protocols.audit import Actor
 from protocols.request import Request
 from protocols.rpc import Name, Params, Right
 
@@ -166,9 +167,7 @@ class ChangeSetting(Request[SettingRow], frozen=True):
     key: str
     value: Any
     owner: str
-    actor_uid: int
-    actor: str
-    app: str
+    actor: Actor
 
 
 class SettingsInForce(Struct, frozen=True):
@@ -200,11 +199,15 @@ class OwnBudgets(Struct, frozen=True):
 
 
 class SettingChanged(Request[None], frozen=True):
-    """Told upwards when a value changed: `owner` is a user, `*` or `daemon`; `own_budgets` when it was about budgets."""
+    """Told upwards when a value changed: `owner` is a user, `*` or `*daemon`; `own_budgets` when it was about budgets.
+
+    `value` is None when it was unset.
+    """
 
     owner: str
     key: str
     own_budgets: OwnBudgets | None
+    value: Any = None
 
 
 class WatchSettings(Request[OwnBudgets], frozen=True):

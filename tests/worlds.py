@@ -14,7 +14,8 @@ import simulated_provider
 from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import MICRO, Clock, Ids, parse_rfc3339
-from actors.ledger import Ledger, last_id, recovered
+from actors.events import Events, Subscription
+from actors.ledger import Ledger, last_id, outcome_of_lost
 from actors.provider import Source
 from actors.providers.transport import Endpoint
 from actors.rules.admission import Limit, Limits
@@ -23,6 +24,7 @@ from actors.settings import SettingsActor
 from actors.store.dispatched import Dispatched, open_dispatched
 from actors.store.sqlite import Store, open_store
 from actors.supervise import Supervisor
+from protocols.audit import Actor
 from protocols.budget import ReadBooks, Reserve, Settle, Standing
 from protocols.chat import TokenCount
 from protocols.dialects import DIALECTS
@@ -157,7 +159,7 @@ class Books:
 
     async def change(self, key: str, value: Any, owner: str = "ana") -> Any:
         """Sets a setting."""
-        return await self.settings.call(ChangeSetting(key, value, owner, 1000, owner, "test"))
+        return await self.settings.call(ChangeSetting(key, value, owner, Actor(1000, owner, "test")))
 
     def rows(self, sql: str, *parameters: Any) -> list[Any]:
         """What another process would read."""
@@ -230,11 +232,15 @@ async def open_books(
             async with Supervisor() as actors:
                 watchers: dict[Ref[Any], None] = {}
                 settings = await actors.start(lambda: settings_class(store, clock, config or {}, watchers))
-                ledger = await actors.start(lambda: ledger_class(store, clock, dispatched))
-                for hold in (await ledger.call(ReadBooks())).open_holds:
-                    await ledger.call(recovered(hold, sent=sent is None or hold.start.usage_id in sent))
-                dispatched.start_over()
+                subscriptions: set[Subscription] = set()
+                events = await actors.start(lambda: Events(settings, clock, subscriptions))
+                ledger = await actors.start(lambda: ledger_class(store, clock, dispatched, events))
+                left_open = (await ledger.call(ReadBooks())).open_holds
                 budget = await actors.start(lambda: budget_class(ledger, settings, limits or Limits(), zone, clock))
+                for hold in left_open:
+                    lost = outcome_of_lost(hold, sent=sent is None or hold.start.usage_id in sent)
+                    await budget.call(Settle(hold.start.usage_id, lost))
+                dispatched.start_over()
                 ids = Ids(clock.now_us, await last_id(store))
                 yield Books(folder, clock, store, actors, dispatched, (settings, ledger, budget), ids)
         finally:

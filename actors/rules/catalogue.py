@@ -48,7 +48,7 @@ class Prices(Protocol):
 class Catalogue:
     """The models by `provider:model`.
 
-    State: where prices are looked up, and a cache of them, bounded by CACHED.
+    State: where prices are looked up, a cache of them, bounded by CACHED, and the providers as they were last seen.
     """
 
     CACHED = 4096
@@ -57,6 +57,11 @@ class Catalogue:
         self.entries = entries
         self._prices = prices
         self._cache: dict[tuple[str, str], Price | None] = {}
+        self._seen: tuple[ProviderView, ...] = ()
+
+    def see(self, views: tuple[ProviderView, ...]) -> None:
+        """The providers are like this now."""
+        self._seen = views
 
     def learn(self, prices: Prices) -> None:
         """Looks prices up here from now on."""
@@ -103,6 +108,24 @@ class Catalogue:
             named = [name.removeprefix(prefix) for name in self.entries if name.startswith(prefix)]
             rows += [self._info(view, model) for model in dict.fromkeys([*named, *view.models])]
         return rows
+
+    def free_model(self) -> str | None:
+        """The best local model of the providers as they were last seen."""
+        best = self.best_local(self._seen)
+        return None if best is None else best.id
+
+    def best_local(self, views: tuple[ProviderView, ...], tokens: int = 0) -> ModelInfo | None:
+        """The best local model that is available and has room for so many tokens: by quality, then in config order.
+
+        One whose context nobody knows counts as large enough. Simulated ones count only where there is nothing else.
+        """
+        views = tuple(v for v in views if not v.simulated) or views
+        fitting = [
+            m
+            for m in self.infos(views)
+            if m.local and m.available and (m.context_tokens is None or m.context_tokens >= tokens)
+        ]
+        return max(fitting, key=lambda m: m.quality or 0.0, default=None)
 
     def _info(self, view: ProviderView, model: str) -> ModelInfo:
         entry, price = self.entry(view.name, model), self.price(view, model)

@@ -28,6 +28,12 @@ def span_of(period: Period, at_us: int, zone: tzinfo) -> Span:
     return Span(period, _label(period, first), _midnight(first, zone), _midnight(following, zone))
 
 
+def days_before(days: int, at_us: int, zone: tzinfo) -> Span:
+    """The day so many dates before the one in which an instant (µs) lies."""
+    day = datetime.fromtimestamp(at_us // 1_000_000, zone).date() - timedelta(days=days)
+    return Span("day", _label("day", day), _midnight(day, zone), _midnight(day + timedelta(days=1), zone))
+
+
 def label_before(span: Span) -> str:
     """The label of the month or day before."""
     first = date.fromisoformat(f"{span.label}-01" if span.period == "month" else span.label)

@@ -385,11 +385,12 @@ def _prepare(connection: sqlite3.Connection, path: Path | None, durability: Dura
     if path is not None:
         path.chmod(0o600)
     connection.execute("PRAGMA busy_timeout = 5000")
-    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA foreign_keys = OFF")  # a migration may rebuild a table that others refer to
     version = _version(connection, path)
     connection.execute("PRAGMA journal_mode = WAL")  # the first that writes: what is not ours was refused before
     connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
     _migrate(connection, path, version)
+    connection.execute("PRAGMA foreign_keys = ON")
     for query in READ_AT_START:
         connection.execute(query).fetchall()  # damage shows here, not in an actor
 
@@ -414,7 +415,19 @@ def _migrate(connection: sqlite3.Connection, path: Path | None, version: int) ->
         _back_up(connection, path, version)
     for number, step in enumerate(steps[version:], version + 1):
         connection.executescript(
-            f"BEGIN IMMEDIATE;\n{step}\nPRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {number};\nCOMMIT;"
+            f"BEGIN IMMEDIATE;\n{step}\nPRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {number};"
+        )
+        _check_references(connection, path, number)
+        connection.execute("COMMIT")
+
+
+def _check_references(connection: sqlite3.Connection, path: Path | None, version: int) -> None:
+    """Raises StoreRefused when a row refers to one that is not there; the migration is then rolled back as the connection closes."""
+    wrong = sorted({f"{table} to {parent}" for table, _, parent, _ in connection.execute("PRAGMA foreign_key_check")})
+    if wrong:
+        raise StoreRefused(
+            f"{path} can't be brought to schema {version}: rows refer to others that are not there ({', '.join(wrong)}); "
+            "restore a backup"
         )
 
 

@@ -90,8 +90,10 @@ def _connect(arguments: Namespace) -> BlockingConnection:
 def _say_fault(arguments: Namespace, fault: QuorumError) -> None:
     if not arguments.json:
         say(f"daemonctl: {fault.code}: {fault.message}")
-        if isinstance(fault, OverrideRequired):
-            say("to run it all the same, say it again with --yes")
+        if isinstance(fault, OverrideRequired) and "yes" in arguments:
+            say("to continue all the same, say it again with --yes")
+            if alternative := fault.detail.get("alternative"):
+                say(f"to use the free model instead, say it again with -m {alternative}")
         return
     document: dict[str, Any] = {"code": fault.code, "message": fault.message, "detail": fault.detail}
     if fault.retry_after_s is not None:

@@ -41,7 +41,7 @@ def parse(argv: Sequence[str], commands: Sequence[Command]) -> tuple[Command, ar
     arguments, strange = top.parse_known_args(argv)
     _refuse(top, strange)
     command, rest = _find(arguments.words, commands)
-    parser = _parser(command)
+    parser = _parser(command, commands)
     # argparse can't mix options and positionals when a `--` stands among them
     read = parser.parse_known_args if "--" in rest else parser.parse_known_intermixed_args
     arguments, strange = read(rest, arguments)
@@ -63,13 +63,13 @@ def _top_parser(commands: Sequence[Command]) -> Parser:
     return parser
 
 
-def _parser(command: Command) -> Parser:
-    examples = "\n".join(f"  daemonctl {example}" for example in command.examples)
-    parser = Parser(
-        prog=f"daemonctl {command.name}",
-        description=command.summary,
-        epilog=f"examples:\n{examples}" if examples else None,
-    )
+def _parser(command: Command, commands: Sequence[Command]) -> Parser:
+    after = []
+    if group := _group(command.name, commands):
+        after.append(f"commands:\n{_listed(group)}")
+    if command.examples:
+        after.append("\n".join(["examples:", *(f"  daemonctl {example}" for example in command.examples)]))
+    parser = Parser(prog=f"daemonctl {command.name}", description=command.summary, epilog="\n\n".join(after) or None)
     command.options(parser)
     here = "as before the command"
     parser.add_argument("--socket", metavar="PATH", help=here)
@@ -82,10 +82,11 @@ def _find(words: list[str], commands: Sequence[Command]) -> tuple[Command, list[
     if not words:
         raise UsageError("which command? `daemonctl --help` lists them, `daemonctl status` is a good start")
     by_name = {command.name: command for command in commands}
-    for length in (2, 1):
-        if command := by_name.get(" ".join(words[:length])):
-            return command, words[length:]
-    group = [command for command in commands if command.name.startswith(f"{words[0]} ")]
+    if command := by_name.get(" ".join(words[:2])):
+        return command, words[2:]
+    group = _group(words[0], commands)
+    if (command := by_name.get(words[0])) and not (group and _is_word(words[1:2])):
+        return command, words[1:]
     if not group:
         raise UsageError(
             f"there is no command `{words[0]}`; {_nearest(words[0], {name.split()[0] for name in by_name})}"
@@ -93,7 +94,17 @@ def _find(words: list[str], commands: Sequence[Command]) -> tuple[Command, list[
     if words[1:2] in (["-h"], ["--help"]):
         put(f"commands:\n{_listed(group)}")
         raise SystemExit(0)
-    raise UsageError(f"`{words[0]}` is one of: {', '.join(f'`{command.name}`' for command in group)}")
+    alone = [command] if command else []
+    raise UsageError(f"`{words[0]}` is one of: {', '.join(f'`{command.name}`' for command in [*alone, *group])}")
+
+
+def _group(first: str, commands: Sequence[Command]) -> list[Command]:
+    """The commands of two words that begin with this one."""
+    return [command for command in commands if command.name.startswith(f"{first} ")]
+
+
+def _is_word(words: list[str]) -> bool:
+    return any(not word.startswith("-") for word in words)
 
 
 def _refuse(parser: Parser, strange: list[str]) -> None:
@@ -112,4 +123,4 @@ def _nearest(word: str, known: Any) -> str:
 
 
 def _listed(commands: Sequence[Command]) -> str:
-    return "\n".join(f"  {command.name:16}{command.summary}" for command in commands)
+    return "\n".join(f"  {command.name:18}{command.summary}" for command in commands)

@@ -32,12 +32,14 @@ def options(parser: ArgumentParser) -> None:
     parser.add_argument("method", metavar="METHOD", help="its name, such as settings.show")
     parser.add_argument("params", metavar="JSON", nargs="?", type=params, default={}, help="its params; `-`: stdin")
     parser.add_argument("--deadline", metavar="S", type=float, help="seconds it may take")
+    parser.add_argument("--idempotency-key", metavar="K", help="the same call under the same key is made once")
 
 
 def run(arguments: Namespace, connect: Connect) -> int:
     """Calls a method; its items are a line each, its result is the last document."""
     with connect() as quorum:
-        items = quorum.items(arguments.method, **{"deadline_s": arguments.deadline, **arguments.params})
+        given = {"deadline_s": arguments.deadline, "idempotency_key": arguments.idempotency_key}
+        items = quorum.items(arguments.method, **{**given, **arguments.params})
         for item in items:
             put(json.dumps(item), at_once=True)
         print_json(items.answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from daemon.ctl.command import OK, Command, UsageError
+from daemon.ctl.command import OK, UNCONFIRMED, Command, UsageError
 from daemon.ctl.output import count, milliseconds, money, print_json, safe, say
 from protocols.errors import OverrideRequired
 
@@ -25,6 +25,7 @@ PARAMS = {
     "task": "task_type",
     "tier": "quality_tier",
     "max_tokens": "max_tokens",
+    "admission": "admission",
 }
 """Options and the params they become; only those given are sent."""
 
@@ -40,6 +41,11 @@ def question_options(parser: ArgumentParser) -> None:
     parser.add_argument("--task", metavar="T", help="the kind of task, such as theme_analysis")
     parser.add_argument("--tier", choices=("budget", "balanced", "premium"), help="how good it must be")
     parser.add_argument("--max-tokens", metavar="N", type=int, help="the longest answer, in tokens")
+    parser.add_argument(
+        "--admission",
+        choices=("strict", "queue", "soft"),
+        help="while other calls hold the rest of a budget: refuse, wait, or run if less than the budget is spent",
+    )
     parser.add_argument("--system", metavar="S", help="a system message before the prompt")
     parser.add_argument("prompt", metavar="PROMPT", nargs="*", help="the prompt; without one, or with `-`, from stdin")
 
@@ -63,16 +69,18 @@ def chat_options(parser: ArgumentParser) -> None:
     """The options of `chat`."""
     question_options(parser)
     parser.add_argument("--no-stream", action="store_true", help="print the answer when it is whole")
+    parser.add_argument("--idempotency-key", metavar="K", help="the same question under the same key is sent once")
     parser.add_argument("--yes", action="store_true", help="run it even if your budget is used up")
 
 
 def run(arguments: Namespace, connect: Connect) -> int:
     """Asks and prints; a budget that is used up is confirmed first, on a terminal or with `--yes`."""
     messages, wishes = question(arguments)
+    if arguments.idempotency_key is not None:
+        wishes["idempotency_key"] = arguments.idempotency_key
     show = _show_json if arguments.json else _show_whole if arguments.no_stream else _show_pieces
     with connect() as quorum:
-        _confirmed(arguments, lambda **token: show(quorum, messages, {**wishes, **token}))
-    return OK
+        return _confirmed(arguments, lambda **change: show(quorum, messages, _with(wishes, change)))
 
 
 def _from_stdin() -> str:
@@ -81,26 +89,42 @@ def _from_stdin() -> str:
     return sys.stdin.read()
 
 
-def _confirmed(arguments: Namespace, ask: Callable[..., None]) -> None:
-    """Asks; once more with the one-time token if the user confirms. Raises OverrideRequired if not."""
+def _with(wishes: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    return {param: value for param, value in {**wishes, **change}.items() if value is not None}
+
+
+def _confirmed(arguments: Namespace, ask: Callable[..., None]) -> int:
+    """Asks; once more as the user wants if the budget is used up. Raises OverrideRequired when nobody can be asked."""
     try:
         ask()
     except OverrideRequired as fault:
-        if not arguments.yes and not _agrees(arguments, fault):
+        if arguments.yes:
+            choice = "y"
+        elif arguments.json or not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise
-        ask(override_token=fault.detail["override_token"])
+        else:
+            choice = _choice(fault)
+        match choice, fault.detail.get("alternative"):
+            case "y" | "yes", _:
+                ask(override_token=fault.detail["override_token"])
+            case "l" | "local", str(alternative):
+                ask(model=alternative, provider=None, hint=None)  # these may name the provider that costs money
+            case _:
+                return UNCONFIRMED
+    return OK
 
 
-def _agrees(arguments: Namespace, fault: OverrideRequired) -> bool:
-    if arguments.json or not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return False
-    detail = fault.detail
+def _choice(fault: OverrideRequired) -> str:
+    """What the user wants instead; the daemon's message says what it would cost."""
     say(fault.message)
-    say(f"{detail['percent_used']:g} % is used; this call costs at most {money(detail['estimated_nano_usd'])}.")
-    if detail["alternative"]:
-        say(f"Free instead: daemonctl chat -m {detail['alternative']} …")
-    say("Run it all the same? [y/N]")
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    if alternative := fault.detail.get("alternative"):
+        say(f"y: continue, l: {alternative} instead, N: neither [y/l/N] ", end="")
+    else:
+        say("y: continue, N: stop [y/N] ", end="")
+    typed = sys.stdin.readline()
+    if not typed.endswith("\n"):  # Ctrl-D leaves the cursor where it is
+        say("")
+    return typed.strip().lower()
 
 
 def _show_json(quorum: BlockingClient, messages: list[Any], wishes: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from daemon.ctl.command import Command
-from daemon.ctl.output import Column, count, plain, result, table
+from daemon.ctl.output import Column, count, result, table, words
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -21,7 +21,7 @@ COLUMNS = (
     Column("CONTEXT", "context_tokens", count, right=True),
     Column("IN $/MTOK", "input_usd_per_mtok", right=True),
     Column("OUT $/MTOK", "output_usd_per_mtok", right=True),
-    Column("STRENGTHS", "strengths", lambda strengths: plain(strengths or None)),
+    Column("STRENGTHS", "strengths", words),
     Column("WHY NOT", "why_not", lambda why: why or ""),
 )
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+_CENT, _LEAST = 10_000_000, 1_000_000
+_ROOM = range(4, 21)
+"""How narrow and how wide a column may be that takes the room the others leave."""
 
 
 def result(arguments: Namespace, value: Any, show: Callable[[Any], None]) -> int:
@@ -43,12 +46,12 @@ def put(text: str = "", *, at_once: bool = False) -> None:
     print(safe(text), flush=at_once)  # noqa: T201  the one place that prints results
 
 
-def say(text: str, *, dim: bool = False) -> None:
+def say(text: str, *, dim: bool = False, end: str = "\n") -> None:
     """A line on stderr."""
     text = safe(text)
     if dim and sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
         text = f"\x1b[2m{text}\x1b[0m"
-    print(text, file=sys.stderr, flush=True)  # noqa: T201  and the one that prints what is said beside them
+    print(text, end=end, file=sys.stderr, flush=True)  # noqa: T201  and the one that prints what is said beside them
 
 
 def plain(value: Any) -> str:
@@ -69,6 +72,14 @@ def plain(value: Any) -> str:
 def money(nano: int | None) -> str:
     """An amount in dollars."""
     return "unknown" if nano is None else usd_text(nano)
+
+
+def rounded(nano: int) -> str:
+    """An amount at a glance: cents, or of what is less two digits, but no more than three behind the point."""
+    if 0 < abs(nano) < _LEAST:
+        return f"{'-' if nano < 0 else ''}<{usd_text(_LEAST)}"
+    unit = max(min(10 ** (len(str(abs(nano))) - 2), _CENT), _LEAST)
+    return usd_text((2 * nano + unit) // (2 * unit) * unit)
 
 
 def limit(nano: int | None) -> str:
@@ -103,13 +114,25 @@ def duration(seconds: float) -> str:
     return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
 
 
+def words(values: Sequence[str] | None) -> str:
+    """A list in a cell that is often empty."""
+    return plain(values or None)
+
+
 class Column(NamedTuple):
-    """A column of a table: its title, the key of its value in a row, and how that is written."""
+    """A column of a table: its title, the key of its value in a row, and how that is written.
+
+    `if_any` leaves it out when no row has a value. On a terminal `style` names a row's colour, and `fill` writes the cell as
+    wide as there is room; such a column is for eyes alone, so it stands in no plain table.
+    """
 
     title: str
     key: str
     write: Callable[[Any], str] = plain
     right: bool = False
+    if_any: bool = False
+    style: Callable[[Mapping[str, Any]], str] | None = None
+    fill: Callable[[Mapping[str, Any], int], str] | None = None
 
 
 def table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], nothing: str) -> None:
@@ -117,15 +140,16 @@ def table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], nothing:
     if not rows:
         put(nothing)
         return
-    cells = [[_cell(column, row) for column in columns] for row in rows]
+    columns = [column for column in columns if not column.if_any or any(row.get(column.key) for row in rows)]
     if sys.stdout.isatty():
-        _print_rich(columns, cells)
+        _print_rich(columns, rows)
     else:
-        _print_plain(columns, cells)
+        columns = [column for column in columns if not column.fill]
+        _print_plain(columns, [_cells(columns, row) for row in rows])
 
 
-def _cell(column: Column, row: Mapping[str, Any]) -> str:
-    return " ".join(safe(column.write(row.get(column.key))).split())
+def _cells(columns: Sequence[Column], row: Mapping[str, Any]) -> list[str]:
+    return [" ".join(safe(column.write(row.get(column.key))).split()) for column in columns]
 
 
 def _print_plain(columns: Sequence[Column], cells: list[list[str]]) -> None:
@@ -140,14 +164,33 @@ def _print_plain(columns: Sequence[Column], cells: list[list[str]]) -> None:
         put("  ".join(padded).rstrip())
 
 
-def _print_rich(columns: Sequence[Column], cells: list[list[str]]) -> None:
+def _print_rich(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.console import Console  # 50 ms that only a table on a terminal is worth
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=None, pad_edge=False, header_style="bold")
+    console = Console()
+    fixed = [column for column in columns if not column.fill]
+    lines = [[column.title for column in fixed], *(_cells(fixed, row) for row in rows)]
+    needed = sum(max(Text(cell).cell_len for cell in cells) for cells in zip(*lines, strict=True))
+    gap = 2 if needed + 2 * (len(columns) - 1) + (_ROOM[0] if fixed != columns else 0) <= console.width else 1
+    room = min(console.width - needed - gap * (len(columns) - 1), _ROOM[-1])
+    if room not in _ROOM:
+        columns = fixed
+
+    shown = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold")
     for column in columns:
         shown.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
-    for line in cells:
-        shown.add_row(*map(Text, line))  # Text: a `[red]` in a cell is no markup
-    Console().print(shown)
+    for row in rows:
+        cells = [
+            column.fill(row, room) if column.fill else cell
+            for column, cell in zip(columns, _cells(columns, row), strict=True)
+        ]
+        # Text: a `[red]` in a cell is no markup
+        shown.add_row(
+            *(
+                Text(cell, column.style(row) if column.style else "")
+                for column, cell in zip(columns, cells, strict=True)
+            )
+        )
+    console.print(shown)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
 from daemon.ctl.command import Command
-from daemon.ctl.output import Column, count, milliseconds, moment, money, result, table
+from daemon.ctl.output import Column, count, milliseconds, moment, money, result, safe, table, words
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -25,12 +26,20 @@ COLUMNS = (
     Column("STATUS", "status"),
     Column("REASON", "reason"),
     Column("ID", "usage_id"),
+    Column("MARKS", "marks", words, if_any=True),
 )
 CSV = (
     *("usage_id", "call_id", "created_at", "user", "app", "conversation", "model", "endpoint", "task_type"),
     *("prompt_tokens", "cached_tokens", "response_tokens", "reasoning_tokens", "token_source"),
     *("cost_nano_usd", "cost_source", "price_version", "latency_ms", "first_token_ms", "status", "reason"),
+    *("held_nano_usd", "marks"),
 )
+TEXTS = ("user", "app", "conversation", "task_type", "model")
+"""Fields of the CSV that are others' words."""
+
+_FORMULA = re.compile(r"(^|[;\t\r\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20])")
+"""Where a spreadsheet would begin to reckon: the usual signs and the wide ones, also behind what may separate cells there."""
+
 FILTERS = ("last", "before", "since", "until", "user", "app", "model", "task", "conversation")
 
 
@@ -64,7 +73,14 @@ def _show_csv(answer: Any) -> None:
 
     writer = DictWriter(sys.stdout, CSV, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(answer["rows"])
+    writer.writerows(map(_as_text, answer["rows"]))
+
+
+def _as_text(row: Any) -> dict[str, Any]:
+    """A row whose texts are no formulas to a spreadsheet: an apostrophe before one makes it text."""
+    show = safe if sys.stdout.isatty() else str
+    texts = {key: _FORMULA.sub(r"\1'", show(row[key])) for key in TEXTS if row.get(key)}
+    return {**row, **texts, "marks": ";".join(row.get("marks") or ())}
 
 
 USAGE_ROWS = Command(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from daemon.methods import chat, ledger, providers, sessions, settings, status, usage
+from daemon.methods import alerts, chat, events, ledger, overrides, providers, sessions, settings, status, usage
 from daemon.methods.method import Caller, Method
+from protocols.alerts import Alerts
+from protocols.audit import Audit
 from protocols.chat import Chat, Explain
+from protocols.events import Events
+from protocols.overrides import OverridesGrant, OverridesList, OverridesRevoke
 from protocols.provider import Models, Providers
 from protocols.rpc import Ping
 from protocols.session import Sessions
 from protocols.settings import SettingsGet, SettingsSet, SettingsShow, SettingsUnset
 from protocols.status import Status
-from protocols.usage import Holds, LedgerVerify, SpendQuery, UsageQuery
+from protocols.usage import Holds, HoldsResolve, LedgerVerify, SpendQuery, UsageQuery
 
 METHODS: dict[str, Method] = {
     method.params.method: method
@@ -24,12 +28,19 @@ METHODS: dict[str, Method] = {
         Method(Sessions, sessions.sessions),
         Method(SpendQuery, usage.spend),
         Method(UsageQuery, usage.usage),
+        Method(Alerts, alerts.alerts),
+        Method(Audit, alerts.audit),
+        Method(OverridesGrant, overrides.grant),
+        Method(OverridesList, overrides.list_all),
+        Method(OverridesRevoke, overrides.revoke),
         Method(Holds, ledger.holds),
+        Method(HoldsResolve, ledger.resolve),
         Method(LedgerVerify, ledger.verify),
         Method(SettingsShow, settings.show),
         Method(SettingsGet, settings.get),
         Method(SettingsSet, settings.set_value),
         Method(SettingsUnset, settings.unset),
+        Method(Events, events.events),
     )
 }
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from actors.completion import ChatCall
+from actors.idempotency import chat_once
 from daemon.methods.method import Caller
 from daemon.world import World
 from protocols.chat import Chat, ChatAnswer, Explain, ExplainedFault, Explanation
 
 
-async def chat(world: World, caller: Caller, params: Chat) -> ChatAnswer:
-    """One completion; its items are sent as they come when `stream` is true."""
+async def chat(world: World, caller: Caller, params: Chat) -> ChatAnswer | dict[str, Any]:
+    """One completion; its items are sent as they come when `stream` is true. With a key the same call is made once."""
     user = caller.peer.user(params.user)
-    return await world.completions.chat(ChatCall(params, user, caller.app, caller.emit, caller.interrupted))
+    call = ChatCall(params, user, caller.app, caller.emit, caller.interrupted, caller.actor)
+    if caller.idempotency_key is None:
+        return await world.completions.chat(call)
+    return await chat_once(world.keys, world.completions, call, caller.peer.uid, caller.idempotency_key)
 
 
 async def explain(world: World, caller: Caller, params: Explain) -> Explanation:

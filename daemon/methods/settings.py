@@ -48,7 +48,7 @@ async def unset(world: World, caller: Caller, params: SettingsUnset) -> SettingR
 
 async def _change(world: World, caller: Caller, key: str, value: Any, user: str | None) -> SettingRow:
     owner = _owner(caller, key, user)
-    return await world.settings.call(ChangeSetting(key, value, owner, caller.peer.uid, caller.peer.account, caller.app))
+    return await world.settings.call(ChangeSetting(key, value, owner, caller.actor))
 
 
 def _reader(caller: Caller, user: str | None) -> str:

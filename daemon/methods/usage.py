@@ -13,7 +13,7 @@ from protocols.usage import Spend, SpendGroup, SpendQuery, UsageQuery, UsageRows
 
 async def usage(world: World, caller: Caller, params: UsageQuery) -> UsageRows:
     """The caller's own rows and those of the names below; everybody's with `operate` and no `user`."""
-    return await world.ledger.call(ReadUsage(params, _whose(caller, params.user)))
+    return await world.ledger.call(ReadUsage(params, caller.whose(params.user)))
 
 
 async def spend(world: World, caller: Caller, params: SpendQuery) -> Spend:
@@ -30,13 +30,7 @@ async def _groups(world: World, caller: Caller, params: SpendQuery) -> list[Spen
     now = world.clock.now_us()
     since = span_of("month", now, world.zone).starts_at * MICRO if params.since is None else _instant(params.since)
     until = now + MICRO if params.until is None else _instant(params.until)
-    return await world.ledger.call(ReadGroups(params, _whose(caller, params.user), since, until))
-
-
-def _whose(caller: Caller, named: str | None) -> str | None:
-    if named is None:
-        return None if "operate" in caller.peer.rights else caller.peer.account
-    return caller.peer.user(named)
+    return await world.ledger.call(ReadGroups(params, caller.whose(params.user), since, until))
 
 
 def _instant(text: str) -> int:

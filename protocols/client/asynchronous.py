@@ -23,7 +23,7 @@ from protocols.client.replies import (
 from protocols.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
     from os import PathLike
     from types import TracebackType
 
@@ -129,6 +129,11 @@ class Client:
             return self.begin(StreamReply(), method, params, deadline_s, idempotency_key)
 
         return Stream(self, begin, plain)
+
+    def events(self, types: Sequence[str] | None = None, *, deadline_s: float | None = None) -> Stream[Any, Any]:
+        """What happens, of these types or of all, as plain objects, until the daemon stops; leaving the loop ends it too."""
+        params: dict[str, Any] = {} if types is None else {"types": list(types)}
+        return self.items("events", deadline_s=deadline_s, **params)
 
     def begin(
         self, reply: R, method: str, params: dict[str, Any], deadline_s: float | None, idempotency_key: str | None

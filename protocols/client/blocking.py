@@ -21,7 +21,7 @@ from protocols.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from os import PathLike
     from types import TracebackType
 
@@ -125,6 +125,13 @@ class BlockingClient:
             return self.begin(StreamReply(), method, params, deadline_s, idempotency_key)
 
         return BlockingStream(self, begin, plain)
+
+    def events(
+        self, types: Sequence[str] | None = None, *, deadline_s: float | None = None
+    ) -> BlockingStream[Any, Any]:
+        """What happens, of these types or of all, as plain objects, until the daemon stops; leaving the loop ends it too."""
+        params: dict[str, Any] = {} if types is None else {"types": list(types)}
+        return self.items("events", deadline_s=deadline_s, **params)
 
     def begin(
         self, reply: R, method: str, params: dict[str, Any], deadline_s: float | None, idempotency_key: str | None

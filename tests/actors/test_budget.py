@@ -38,13 +38,13 @@ class TornLedger(Ledger):
 
     @handles(PostHold)
     def post_hold(self, post):
-        if post.start.user == "torn hold":
+        if post.hold.start.user == "torn hold":
             raise ZeroDivisionError
         return super().post_hold(post)
 
     @handles(PostSettlement)
     def post_settlement(self, post):
-        if post.start.user == "torn settlement" and post.end.cost == 13:
+        if post.hold.start.user == "torn settlement" and post.end.cost == 13:
             raise ZeroDivisionError
         return super().post_settlement(post)
 
@@ -137,6 +137,7 @@ async def test_a_call_that_would_fit_without_the_holds_is_told_to_come_back(open
             await books.reserve(41)
         assert held.value.retry_after_s == 1.0
         assert held.value.detail == {
+            "percent_used": 0.0,
             "scope": "daemon",
             "period": "month",
             "spent_nano_usd": 0,

@@ -8,7 +8,7 @@ from worlds import TurnedClock, attempt_end, attempt_start, open_books, rows, un
 
 from actors.base import handles
 from actors.clock import parse_rfc3339
-from actors.ledger import Ledger, last_id, recovered
+from actors.ledger import Ledger, last_id, outcome_of_lost
 from actors.store.sqlite import Store
 from protocols.budget import (
     Account,
@@ -57,8 +57,8 @@ def tampered(folder, sql):
 async def posted(books, **fields):
     """A settled attempt."""
     start = books.start(**fields.pop("start", {}))
-    await books.ledger.call(PostHold(start, 10, (DAEMON, ANA)))
-    await books.ledger.call(PostSettlement(start, attempt_end(**({"cost": 7} | fields)), 10, (DAEMON, ANA)))
+    await books.ledger.call(PostHold(OpenHold(start, 10, (DAEMON, ANA))))
+    await books.ledger.call(PostSettlement(OpenHold(start, 10, (DAEMON, ANA)), attempt_end(**({"cost": 7} | fields))))
     return start.usage_id
 
 
@@ -70,7 +70,7 @@ async def problems(books):
 
 async def test_a_hold_is_one_row_one_entry_and_the_balances(books):
     start = books.start(conversation="talk", task_type="summary")
-    await books.ledger.call(PostHold(start, 10, (DAEMON, ANA)))
+    await books.ledger.call(PostHold(OpenHold(start, 10, (DAEMON, ANA))))
     assert books.rows("SELECT id, user, app, conversation, task_type, amount, state FROM holds") == [
         (start.usage_id, "ana", "editor", "talk", "summary", 10, "held")
     ]
@@ -94,7 +94,10 @@ async def test_a_settlement_closes_the_hold_and_writes_the_usage_row(books):
 
 async def test_no_attempt_is_held_or_settled_twice(books):
     start = books.start()
-    hold, settlement = PostHold(start, 10, (DAEMON,)), PostSettlement(start, attempt_end(7), 10, (DAEMON,))
+    hold, settlement = (
+        PostHold(OpenHold(start, 10, (DAEMON,))),
+        PostSettlement(OpenHold(start, 10, (DAEMON,)), attempt_end(7)),
+    )
     await books.ledger.call(hold)
     with capture_logs(), pytest.raises(Internal):
         await books.ledger.call(hold)
@@ -124,7 +127,7 @@ async def test_the_journal_is_append_only(books, tmp_path, sql):
         ("UPDATE usage SET cost = 6", "the journal holds 0 and spent 7, its usage row cost 6"),
         ("UPDATE usage SET cost = 6", "usage rows cost 6 together, the journal spent 7"),
         (
-            "INSERT INTO holds SELECT 'x', call_id, user, app, NULL, NULL, provider, model, '', '', 0, 5, 1, 'held' FROM usage",
+            "INSERT INTO holds SELECT 'x', call_id, user, app, NULL, NULL, provider, model, '', '', 0, 5, 1, 'held', '', 0 FROM usage",
             "open holds are 5 together, the journal holds 0",
         ),
     ],
@@ -137,7 +140,7 @@ async def test_verify_finds(books, tmp_path, sql, problem):
 
 
 async def test_verify_finds_a_hold_that_is_gone_without_an_outcome(books, tmp_path):
-    await books.ledger.call(PostHold(books.start(), 10, (DAEMON,)))
+    await books.ledger.call(PostHold(OpenHold(books.start(), 10, (DAEMON,))))
     tampered(tmp_path, "DELETE FROM holds")
     assert any("its usage row cost None" in found for found in await problems(books))
 
@@ -154,8 +157,9 @@ async def test_an_attempt_without_a_price_balances(books):
 )
 async def test_a_hold_of_a_dead_process_is_void_or_spent(books, sent, status, cost, spent, listed):
     start = books.start()
-    await books.ledger.call(PostHold(start, 10, (DAEMON, ANA)))
-    await books.ledger.call(recovered(OpenHold(start, 10, (DAEMON, ANA)), sent=sent))
+    await books.ledger.call(PostHold(OpenHold(start, 10, (DAEMON, ANA))))
+    hold = OpenHold(start, 10, (DAEMON, ANA))
+    await books.ledger.call(PostSettlement(hold, outcome_of_lost(hold, sent=sent)))
     assert books.rows("SELECT status, cost, cost_source FROM usage") == [(status, cost, "estimated")]
     assert books.rows("SELECT spent, held FROM accounts") == [(spent, 0), (spent, 0)]
     holds = (await books.ledger.call(ReadHolds())).holds
@@ -184,7 +188,7 @@ async def test_the_mark_of_a_request_that_left_is_cleared_by_its_settlement(book
 
 async def test_books_are_the_balances_since_a_label_or_with_holds(books):
     old = Account("daemon", "month", "2026-12")
-    await books.ledger.call(PostHold(books.start(), 10, (old,)))
+    await books.ledger.call(PostHold(OpenHold(books.start(), 10, (old,))))
     await posted(books)
     found = (await books.ledger.call(ReadBooks("2027-03"))).balances
     assert {account: (b.spent, b.held) for account, b in found.items()} == {old: (0, 10), DAEMON: (7, 0), ANA: (7, 0)}
@@ -193,7 +197,7 @@ async def test_books_are_the_balances_since_a_label_or_with_holds(books):
 
 async def test_a_set_of_accounts_is_one_set_in_whatever_order_it_is_named(books):
     await posted(books)
-    await books.ledger.call(PostHold(books.start(), 1, (ANA, DAEMON)))
+    await books.ledger.call(PostHold(OpenHold(books.start(), 1, (ANA, DAEMON))))
     assert books.rows("SELECT count(DISTINCT set_id) FROM account_sets") == [(1,)]
 
 
@@ -266,7 +270,7 @@ async def test_a_crashed_ledger_comes_back_with_its_ids_while_postings_wait(book
 
 
 async def test_rows_submitted_before_a_crash_are_known_after_it(books):
-    done = books.ledger.deliver(PostHold(books.start(), 10, (DAEMON, ANA)))
+    done = books.ledger.deliver(PostHold(OpenHold(books.start(), 10, (DAEMON, ANA))))
     with capture_logs():
         with pytest.raises(Internal):
             await books.ledger.call(Break())
@@ -295,8 +299,8 @@ async def history(tmp_path):
             start = books.start(
                 user, app, model.partition(":")[0], model=model, task_type=task, conversation=talk, usage_id=f"id{day}"
             )
-            await books.ledger.call(PostHold(start, 50, (DAEMON,)))
-            await books.ledger.call(PostSettlement(start, attempt_end(cost), 50, (DAEMON,)))
+            await books.ledger.call(PostHold(OpenHold(start, 50, (DAEMON,))))
+            await books.ledger.call(PostSettlement(OpenHold(start, 50, (DAEMON,)), attempt_end(cost)))
         yield books
 
 
@@ -373,7 +377,7 @@ async def test_the_highest_id_is_known_wherever_it_stands(books):
     usage_id = await books.reserve(10)
     assert await last_id(books.store) == usage_id
     start = attempt_start(usage_id="0000000000005", call_id="zzzzzzzzzzzzz")
-    await books.ledger.call(PostHold(start, 10, (DAEMON,)))
+    await books.ledger.call(PostHold(OpenHold(start, 10, (DAEMON,))))
     assert await last_id(books.store) == "zzzzzzzzzzzzz"
 
 

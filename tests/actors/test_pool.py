@@ -5,10 +5,12 @@ import simulated_provider
 from structlog.testing import capture_logs
 from worlds import TurnedClock, calm, ended, source_of, until
 
+from actors.base import Actor, handles
 from actors.pool import ProviderPool
 from actors.providers.http import HttpxTransport
 from actors.rules.breaker import FAILURES
 from actors.supervise import Supervisor
+from protocols.events import Publish
 from protocols.provider import FirstListing, Lease, ReadProviders, ReadStatuses, ReadViews
 
 pytestmark = pytest.mark.anyio
@@ -39,11 +41,29 @@ async def actors():
         yield actors
 
 
+class Listener(Actor):
+    """State: the events it heard."""
+
+    def __init__(self):
+        super().__init__()
+        self.heard = []
+
+    @handles(Publish)
+    def publish(self, message):
+        event = message.event
+        self.heard.append((event.provider, event.state, event.why))
+
+
 @pytest.fixture
-async def pool(actors, transport, simulated):
+async def events(actors):
+    return await actors.start(Listener)
+
+
+@pytest.fixture
+async def pool(actors, transport, simulated, events):
     sources = [source_of(simulated, name) for name in ("second", "first", "third")]
     clock = TurnedClock()
-    pool = await actors.start(lambda: ProviderPool(actors, sources, transport, clock))
+    pool = await actors.start(lambda: ProviderPool(actors, sources, transport, events, clock))
     await healthy(pool, 3)
     return pool
 
@@ -80,10 +100,22 @@ async def test_views_are_the_same_object_until_something_changes(pool):
     assert repr(pool) == "<ProviderPool 2 available of 3>"
 
 
-async def test_the_first_listing_is_waited_for(actors, transport, simulated):
+async def test_a_provider_in_another_state_is_told_once_and_with_the_reason_if_it_is_not_well(pool, events):
+    heard = events.incarnation.heard
+    assert sorted(heard) == [(name, "healthy", None) for name in ("first", "second", "third")]
+    heard.clear()
+    ref = await provider(pool, "first")
+    for _ in range(FAILURES):
+        ref.tell(ended("server", await ref.call(Lease(1))))
+    await calm()
+    assert heard[-1] == ("first", "open", "server")
+    assert len({state for _, state, _ in heard}) == len(heard)
+
+
+async def test_the_first_listing_is_waited_for(actors, transport, simulated, events):
     simulated.set(latency_ms=100)
     clock = TurnedClock()
-    pool = await actors.start(lambda: ProviderPool(actors, [source_of(simulated)], transport, clock))
+    pool = await actors.start(lambda: ProviderPool(actors, [source_of(simulated)], transport, events, clock))
     assert [view.models for view in await pool.call(ReadViews())] == [()]
     await pool.call(FirstListing())
     assert [view.models for view in await pool.call(ReadViews())] == [("one",)]
@@ -111,6 +143,6 @@ async def test_a_crashed_provider_shows_itself_again(pool):
     assert ref.restarts == 1
 
 
-async def test_an_empty_pool_shows_nothing(actors, transport):
-    pool = await actors.start(lambda: ProviderPool(actors, [], transport, TurnedClock()))
+async def test_an_empty_pool_shows_nothing(actors, transport, events):
+    pool = await actors.start(lambda: ProviderPool(actors, [], transport, events, TurnedClock()))
     assert (await pool.call(ReadViews()), await pool.call(ReadStatuses())) == ((), [])

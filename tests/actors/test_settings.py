@@ -9,7 +9,7 @@ from actors.base import Actor, handles
 from actors.settings import check_config
 from actors.supervise import Supervisor
 from protocols.errors import BadRequest
-from protocols.settings import DAEMON, ReadSettings, SettingChanged, SettingsOf, WatchSettings
+from protocols.settings import DAEMON, OwnBudget, ReadSettings, SettingChanged, SettingsOf, WatchSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -23,7 +23,7 @@ class Watcher(Actor):
 
     @handles(SettingChanged)
     def changed(self, change):
-        self.heard.append((change.owner, change.key, change.own_limits))
+        self.heard.append((change.owner, change.key, change.own_budgets))
 
 
 @pytest.fixture
@@ -131,8 +131,15 @@ async def test_watchers_hear_of_changes_and_of_limits(books, watcher):
     await books.change("day_usd", 2, "*")
     quiet, own, everybody = watcher.heard
     assert quiet == ("ana", "default_max_tokens", None)
-    assert own[2].by_user == {"*": (None, None), "ana": (5.0, None)}
-    assert everybody[2].by_user == {"*": (None, 2.0), "ana": (5.0, 2.0)}
+    assert own[2].by_user == {"*": OwnBudget(None, None, True, True), "ana": OwnBudget(5.0, None, True, True)}
+    assert everybody[2].by_user == {"*": OwnBudget(None, 2.0, True, True), "ana": OwnBudget(5.0, 2.0, True, True)}
+
+
+async def test_everybodys_limit_is_no_limit_of_a_name_below_an_account_but_everybodys_switches_hold(books, watcher):
+    await books.change("month_usd", 5, "*")
+    await books.change("budget_override_allowed", False, "*")
+    await books.change("day_usd", 3, "ana/kid")
+    assert watcher.heard[-1][2].by_user["ana/kid"] == OwnBudget(None, 3.0, True, False)
 
 
 async def test_watchers_still_hear_after_a_crash(books, watcher):

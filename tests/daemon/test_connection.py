@@ -60,19 +60,27 @@ class Desk:
 
     async def handle(self, connection: Connection, call: Call, running: Running) -> Any:
         try:
-            return await self._answer(connection, call)
+            return await self._answer(connection, call, running)
         except asyncio.CancelledError:
             self.interrupted.append(running.interrupted.code)
             raise
 
-    async def _answer(self, connection: Connection, call: Call) -> Any:
+    async def _answer(self, connection: Connection, call: Call, running: Running) -> Any:  # noqa: C901  a table of answers
         name, _, count = call.method.partition(" ")
         match name:
             case "echo":
                 return {"id": call.id}
-            case "wait":
+            case "wait" | "last":
+                if name == "last":
+                    running.last(deadline=call.deadline_s is not None)
                 await self.go.wait()
                 return {"waited": call.id}
+            case "trickle":
+                for number in range(int(count)):
+                    await connection.keeps_up()
+                    connection.emit(call.id, Delta(f"{number:099d},"))
+                self.answered += 1
+                return {"sent": int(count)}
             case "flood":
                 for number in range(int(count)):
                     connection.emit(call.id, Delta(f"{number:099d},"))
@@ -259,6 +267,17 @@ class TestCalls:
             c.call(1, "wait", deadline_s=deadline_s)
             assert (await c.hear())["code"] == "deadline"
             assert desk.interrupted in (["deadline"], [])
+
+    async def test_a_lasting_call_has_the_deadline_that_its_client_gives_it_and_no_other(self, path, monkeypatch):
+        monkeypatch.setattr(module, "CALL_DEADLINE_S", 0.02)
+        async with serving(path) as desk, client(path) as c:
+            c.call(1, "last")
+            c.call(2, "last", deadline_s=0.05)
+            c.call(3, "wait")
+            assert [(await c.hear())["id"] for _ in range(2)] == [3, 2]
+            assert desk.interrupted == ["deadline", "deadline"]
+            desk.go.set()
+            assert await c.hear() == {"t": "done", "id": 1, "value": {"waited": 1}}
 
     @pytest.mark.parametrize("deadline_s", [0, -1])
     async def test_a_deadline_that_is_none_is_refused(self, path, deadline_s):
@@ -460,6 +479,22 @@ class TestSlowReaders:
         assert message["value"] == {"sent": 30_000}
         assert "".join(texts) == "".join(f"{number:099d}," for number in range(30_000))
         assert len(texts) < 15_000
+
+    async def test_a_call_that_waits_until_it_keeps_up_leaves_nothing_in_memory(self, path):
+        async with serving(path) as desk, client(path) as c:
+            c.writer.transport.pause_reading()
+            for number in range(3):
+                c.call(number, "trickle 20000")
+            one = await until(lambda: next((x for x in desk.connections if x._paused), None))
+            await asyncio.sleep(0.05)
+            assert (one._unsent, desk.answered) == ({}, 0)
+            c.writer.transport.resume_reading()
+            ends = []
+            while len(ends) < 3:
+                message = await c.hear()
+                if message["t"] == "done":
+                    ends.append(message["value"])
+        assert ends == [{"sent": 20_000}] * 3
 
     async def test_one_that_catches_up_may_call_again(self, path):
         async with serving(path) as desk, client(path) as c:

@@ -149,7 +149,7 @@ class TestSettings:
         daemon.call("settings.set", key="month_usd", value=0, user="broke")
         with pytest.raises(QuorumError) as refused:
             daemon.call("chat", **CHAT, user="broke")
-        assert refused.value.code == "budget_exceeded"
+        assert refused.value.code == "override_required"
         daemon.call("settings.unset", key="month_usd", user="broke")
         assert daemon.call("chat", **CHAT, user="broke")["text"]
 
@@ -283,7 +283,7 @@ class TestRights:
         """Settings of the daemon are stored under the same word."""
         with somebody(daemon, DAEMON) as lines:
             ask(lines, "settings.set", key="month_usd", value=0)
-            assert ask(lines, "chat", **CHAT)[0] == "budget_exceeded"
+            assert ask(lines, "chat", **CHAT)[0] == "override_required"
             ask(lines, "settings.unset", key="month_usd")
             assert ask(lines, "chat", **CHAT)["text"]
 

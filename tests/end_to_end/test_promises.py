@@ -8,7 +8,7 @@ import simulated_provider
 from running_daemon import Daemon, eventually, priced, provider
 from simulated_provider import Provider, model
 
-from protocols.errors import BadRequest, BudgetExceeded, Misconfigured, ProviderFailed, UnknownModel
+from protocols.errors import BadRequest, Misconfigured, OverrideRequired, ProviderFailed, UnknownModel
 
 PROMPT = "the canary prompt that a provider repeats"
 REFUSES = model(fail=401)
@@ -45,7 +45,7 @@ def test_a_free_model_runs_although_the_limit_is_used_up(daemon):
     with daemon.connect() as quorum:
         quorum.chat("hello", model="paid:sim")
         quorum.call("settings.set", key="month_usd", value=0.0)
-        with pytest.raises(BudgetExceeded):
+        with pytest.raises(OverrideRequired):
             quorum.chat("hello", model="paid:sim")
         assert quorum.chat("hello", model="free:sim").cost_nano_usd == 0
 
@@ -55,7 +55,7 @@ def test_explain_tells_the_fault_of_the_budget_as_chat_would(daemon):
     assert daemon.call("explain", **asked)["fault"] is None
     daemon.call("settings.set", key="month_usd", value=0.000_001)
     told = daemon.call("explain", **asked)
-    assert (told["fault"]["code"], told["decision"]["targets"]) == ("budget_exceeded", [])
+    assert (told["fault"]["code"], told["decision"]["targets"]) == ("override_required", [])
     assert told["decision"]["rejected"][0]["model"] == "paid:sim"
     assert daemon.call("holds") == {"holds": []}
 

@@ -198,6 +198,16 @@ class TestStreams:
             assert list(blocking_stream) == [{"type": "alert"}, 7]
             assert blocking_stream.answer == {"n": 2}
 
+    async def test_events_are_asked_for_by_type_or_all(self, daemon):
+        daemon.table["events"] = Pieces([{"type": "alert"}], {})
+        async with connect(path=daemon.path) as quorum:
+            assert [event async for event in quorum.events(["alert"], deadline_s=9)] == [{"type": "alert"}]
+        with connect_blocking(path=daemon.path) as blocking_quorum:
+            assert list(blocking_quorum.events()) == [{"type": "alert"}]
+            assert list(blocking_quorum.events(types=("alert", "lost"))) == [{"type": "alert"}]
+        asked = [(call["params"], call.get("deadline_s")) for call in daemon.calls]
+        assert asked == [({"types": ["alert"]}, 9), ({}, None), ({"types": ["alert", "lost"]}, None)]
+
     async def test_a_fault_in_the_middle_is_raised_after_the_pieces(self, daemon):
         broken = errors.Truncated("broke", detail={"partial": "a"})
         daemon.table["chat"] = Pieces([delta("a")], broken)
@@ -601,7 +611,7 @@ def listening(path: Path, backlog: int) -> Iterator[socket.socket]:
 def filled(path: Path) -> socket.socket:
     """A connection that takes a place in the backlog, if there is one."""
     connection = socket.socket(socket.AF_UNIX)
-    connection.setblocking(False)  # noqa: FBT003  its only argument
+    connection.setblocking(False)
     with suppress(BlockingIOError):
         connection.connect(str(path))
     return connection

@@ -28,6 +28,10 @@ ALTER TABLE usage ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
 
 ALTER TABLE usage ADD COLUMN marks TEXT NOT NULL DEFAULT '';
 
+UPDATE usage SET held = coalesce((SELECT held FROM journal WHERE usage_id = usage.id AND entry = 0), 0);
+
+UPDATE usage SET marks = 'overrun' WHERE cost > held;
+
 ALTER TABLE usage ADD COLUMN audio_prompt_tokens INTEGER NOT NULL DEFAULT 0;
 
 ALTER TABLE usage ADD COLUMN audio_response_tokens INTEGER NOT NULL DEFAULT 0;
@@ -35,7 +39,7 @@ ALTER TABLE usage ADD COLUMN audio_response_tokens INTEGER NOT NULL DEFAULT 0;
 -- The outcome of a confirmed override, filled in by its settlement.
 ALTER TABLE audit ADD COLUMN cost INTEGER;
 
-CREATE INDEX audit_by_subject ON audit (subject);
+CREATE INDEX overrides_in_audit ON audit (subject) WHERE action = 'override.confirmed';
 
 -- The id is the order in which spend reached the levels; `delivered` is when the command or webhook had taken it.
 CREATE TABLE alerts (
@@ -96,11 +100,13 @@ CREATE TABLE usage_daily (
 
 CREATE TABLE carried (
     set_id INTEGER PRIMARY KEY,
+    attempts INTEGER NOT NULL,
     entries INTEGER NOT NULL,
     spent INTEGER NOT NULL
 ) STRICT;
 
--- The one row says up to which attempt (its id is below) the journal is carried into sums: only there may it be cut.
+-- The one row is above each attempt that was carried into sums, not a claim that all below are. Only below it may the journal be
+-- cut, and only of attempts that are nowhere else any more.
 CREATE TABLE carried_before (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     usage_id TEXT NOT NULL
@@ -111,7 +117,9 @@ INSERT INTO carried_before (one, usage_id) VALUES (1, '');
 DROP TRIGGER journal_is_never_cut;
 
 CREATE TRIGGER journal_is_never_cut BEFORE DELETE ON journal
-WHEN OLD.usage_id >= (SELECT usage_id FROM carried_before)
+WHEN (OLD.usage_id < (SELECT usage_id FROM carried_before)) IS NOT TRUE
+    OR EXISTS (SELECT 1 FROM usage WHERE id = OLD.usage_id)
+    OR EXISTS (SELECT 1 FROM holds WHERE id = OLD.usage_id)
 BEGIN
     SELECT RAISE(ABORT, 'the journal is append-only');
 END;

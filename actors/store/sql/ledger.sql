@@ -8,8 +8,8 @@ FROM (VALUES (?, ?, ?, ?)) AS row
     JOIN accounts ON accounts.scope = row.column2 AND accounts.period = row.column3 AND accounts.label = row.column4
 
 -- name: add_hold
-INSERT INTO holds (id, call_id, user, app, conversation, task_type, provider, model, endpoint, reason, created_at, amount, set_id)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO holds (id, call_id, user, app, conversation, task_type, provider, model, endpoint, reason, created_at, amount, set_id, marks, lease_until)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: add_entry
 INSERT INTO journal (usage_id, entry, at, held, spent, set_id) VALUES (?, ?, ?, ?, ?, ?)
@@ -17,14 +17,26 @@ INSERT INTO journal (usage_id, entry, at, held, spent, set_id) VALUES (?, ?, ?, 
 -- name: add_usage
 INSERT INTO usage (id, call_id, created_at, user, app, conversation, task_type, provider, model, endpoint, reason,
     prompt_tokens, cached_tokens, cache_write_tokens, response_tokens, reasoning_tokens, token_source,
-    cost, cost_source, price_version, latency_us, first_token_us, status)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    cost, cost_source, price_version, latency_us, first_token_us, status, held, marks, audio_prompt_tokens, audio_response_tokens)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: correct_usage
+UPDATE usage SET cost = ?1, cost_source = 'corrected' WHERE id = ?2
 
 -- name: close_hold
 DELETE FROM holds WHERE id IN (VALUES (?))
 
 -- name: mark_unknown
 UPDATE holds SET state = 'unknown' WHERE id IN (VALUES (?))
+
+-- name: add_alert
+INSERT INTO alerts (scope, period, label, level, limit_nano, spent, at, suggestion) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+
+-- name: add_override
+INSERT INTO overrides (id, user, amount, granted_at, until, granted_by, why) VALUES (?, ?, ?, ?, ?, ?, ?)
+
+-- name: revoke_override
+UPDATE overrides SET revoked_at = ?1 WHERE id = ?2
 
 -- name: add_to_balances
 UPDATE accounts SET held = accounts.held + moved.held, spent = accounts.spent + moved.spent
@@ -54,22 +66,44 @@ WHERE account_sets.set_id IN (SELECT set_id FROM holds WHERE state = 'held')
 -- name: balances
 SELECT scope, period, label, spent, held FROM accounts
 WHERE (period = 'month' AND label >= ?) OR (period = 'day' AND label >= ?)
+    OR (period = 'override' AND label IN (SELECT id FROM overrides WHERE revoked_at IS NULL))
     OR id IN (SELECT account_id FROM account_sets WHERE set_id IN (SELECT set_id FROM holds WHERE state = 'held'))
 
 -- name: open_holds
-SELECT id, call_id, user, app, conversation, task_type, provider, model, endpoint, reason, created_at, amount, set_id
+SELECT id, call_id, user, app, conversation, task_type, provider, model, endpoint, reason, created_at, amount, set_id, marks, lease_until
 FROM holds WHERE state = 'held' ORDER BY id
 
 -- name: listed_holds
-SELECT id, user, model, amount, state, created_at FROM holds ORDER BY id
+SELECT id, user, model, amount, state, created_at, marks FROM holds ORDER BY id
+
+-- name: unknown_hold
+SELECT holds.state, usage.cost, (SELECT max(entry) FROM journal WHERE usage_id = holds.id)
+FROM holds LEFT JOIN usage ON usage.id = holds.id WHERE holds.id = ?
+
+-- name: accounts_of_hold
+SELECT accounts.scope, accounts.period, accounts.label
+FROM holds JOIN account_sets USING (set_id) JOIN accounts ON accounts.id = account_sets.account_id WHERE holds.id = ?
+
+-- name: alerts_since
+SELECT scope, period, label, level, limit_nano, spent, at, suggestion FROM alerts
+WHERE (period = 'month' AND label >= ?) OR (period = 'day' AND label >= ?) ORDER BY id
+
+-- name: newest_alerts
+SELECT scope, period, label, level, limit_nano, spent, at, suggestion FROM alerts
+WHERE ?1 IS NULL OR scope IN (SELECT value FROM json_each(?1)) ORDER BY id DESC LIMIT ?2
+
+-- name: standing_overrides
+SELECT id, user, amount, granted_at, until, granted_by, why FROM overrides WHERE revoked_at IS NULL AND until > ?
 
 -- name: last_id
-SELECT max(id) FROM (SELECT max(usage_id) AS id FROM journal UNION ALL SELECT max(call_id) FROM usage UNION ALL SELECT max(call_id) FROM holds)
+SELECT max(id) FROM (
+    SELECT max(usage_id) AS id FROM journal UNION ALL SELECT max(call_id) FROM usage UNION ALL SELECT max(call_id) FROM holds
+    UNION ALL SELECT nullif(usage_id, '') FROM carried_before)
 
 -- name: usage
 SELECT id, call_id, created_at, user, app, conversation, task_type, model, endpoint, reason,
     prompt_tokens, cached_tokens, response_tokens, reasoning_tokens, token_source,
-    cost, cost_source, price_version, latency_us, first_token_us, status
+    cost, cost_source, price_version, latency_us, first_token_us, status, held, marks
 FROM usage
 WHERE (:before IS NULL OR id < :before)
     AND (:since IS NULL OR created_at >= :since)
@@ -82,17 +116,31 @@ WHERE (:before IS NULL OR id < :before)
 ORDER BY id DESC LIMIT :last
 
 -- name: groups
-SELECT CASE :by
-        WHEN 'user' THEN user WHEN 'app' THEN app WHEN 'provider' THEN provider WHEN 'model' THEN model
-        ELSE local_day(created_at) END AS key,
-    count(*), sum(prompt_tokens), sum(response_tokens), coalesce(sum(cost), 0), sum(cost IS NULL)
-FROM usage
-WHERE created_at >= :since AND created_at < :until
-    AND (:user IS NULL OR user = :user OR (user >= :user || '/' AND user < :user || '0'))
-GROUP BY key ORDER BY CASE WHEN :by = 'day' THEN 0 ELSE coalesce(sum(cost), 0) END DESC, key
+SELECT key, sum(calls), sum(prompt), sum(response), sum(cost), sum(unpriced), sum(overruns) FROM (
+    SELECT CASE :by
+            WHEN 'user' THEN user WHEN 'app' THEN app WHEN 'provider' THEN provider WHEN 'model' THEN model
+            ELSE local_day(created_at) END AS key,
+        count(*) AS calls, sum(prompt_tokens) AS prompt, sum(response_tokens) AS response, coalesce(sum(cost), 0) AS cost,
+        sum(cost IS NULL) AS unpriced, sum(marks LIKE '%overrun%') AS overruns
+    FROM usage
+    WHERE created_at >= :since AND created_at < :until
+        AND (:user IS NULL OR user = :user OR (user >= :user || '/' AND user < :user || '0'))
+    GROUP BY key
+    UNION ALL
+    SELECT CASE :by
+            WHEN 'user' THEN user WHEN 'app' THEN app WHEN 'provider' THEN provider WHEN 'model' THEN model
+            ELSE day END AS key,
+        sum(calls), sum(prompt_tokens), sum(response_tokens), sum(cost), sum(unpriced), sum(overruns)
+    FROM usage_daily -- a day counts if its midnight is within; the bounds keep to years that every time zone can name
+    WHERE day > local_day(max(:since, 1) - 1) AND day <= local_day(min(max(:until, 1), 253000000000000000) - 1)
+        AND (:user IS NULL OR user = :user OR (user >= :user || '/' AND user < :user || '0'))
+    GROUP BY key)
+GROUP BY key ORDER BY CASE WHEN :by = 'day' THEN 0 ELSE sum(cost) END DESC, key
 
 -- name: recomputed
-WITH moved AS MATERIALIZED (SELECT set_id, sum(spent) AS spent, sum(held) AS held FROM journal GROUP BY set_id)
+WITH moved AS MATERIALIZED (
+    SELECT set_id, sum(spent) AS spent, sum(held) AS held FROM journal GROUP BY set_id
+    UNION ALL SELECT set_id, spent, 0 FROM carried)
 SELECT accounts.id, accounts.scope, accounts.period, accounts.label, accounts.spent, accounts.held,
     coalesce(sum(moved.spent), 0), coalesce(sum(moved.held), 0)
 FROM accounts LEFT JOIN account_sets ON account_sets.account_id = accounts.id
@@ -103,7 +151,10 @@ GROUP BY accounts.id
 SELECT (SELECT count(*) FROM journal), (SELECT count(*) FROM accounts), (SELECT count(*) FROM usage),
     (SELECT count(*) FROM holds WHERE state = 'held'), (SELECT coalesce(sum(cost), 0) FROM usage),
     (SELECT coalesce(sum(spent), 0) FROM journal), (SELECT coalesce(sum(held), 0) FROM journal),
-    (SELECT coalesce(sum(amount), 0) FROM holds WHERE state = 'held')
+    (SELECT coalesce(sum(amount), 0) FROM holds WHERE state = 'held'),
+    (SELECT coalesce(sum(calls), 0) FROM usage_daily), (SELECT coalesce(sum(cost), 0) FROM usage_daily),
+    (SELECT coalesce(sum(attempts), 0) FROM carried), (SELECT coalesce(sum(entries), 0) FROM carried),
+    (SELECT coalesce(sum(spent), 0) FROM carried)
 
 -- name: unbalanced_attempts
 SELECT journal.usage_id, sum(journal.held), sum(journal.spent), usage.cost
@@ -111,4 +162,6 @@ FROM journal LEFT JOIN usage ON usage.id = journal.usage_id
 GROUP BY journal.usage_id
 HAVING (usage.id IS NULL AND (count(*) > 1 OR NOT EXISTS (SELECT 1 FROM holds WHERE holds.id = journal.usage_id)))
     OR (usage.id IS NOT NULL AND (sum(journal.held) <> 0 OR sum(journal.spent) <> coalesce(usage.cost, 0)))
+UNION ALL
+SELECT id, 0, 0, cost FROM usage WHERE NOT EXISTS (SELECT 1 FROM journal WHERE journal.usage_id = usage.id)
 LIMIT 20

@@ -7,6 +7,3 @@ ON CONFLICT (owner, key) DO UPDATE SET value = excluded.value
 
 -- name: unset_setting
 DELETE FROM settings WHERE owner = ? AND key = ?
-
--- name: add_audit
-INSERT INTO audit (at, actor_uid, user, app, action, subject, before, after, why) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)

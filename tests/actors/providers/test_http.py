@@ -292,7 +292,7 @@ def full_backlog(host="127.0.0.1", port=0):
         listener.bind((host, port))
         listener.listen(0)
         first.connect(listener.getsockname())
-        second.setblocking(False)  # noqa: FBT003
+        second.setblocking(False)
         second.connect_ex(listener.getsockname())
         yield f"http://{host}:{listener.getsockname()[1]}"
 

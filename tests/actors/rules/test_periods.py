@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.rules.periods import label_before, local_date, span_of
+from actors.rules.periods import days_before, label_before, local_date, span_of
 
 BERLIN, SAO_PAULO = ZoneInfo("Europe/Berlin"), ZoneInfo("America/Sao_Paulo")
 HAVANA, KOLKATA, APIA = ZoneInfo("America/Havana"), ZoneInfo("Asia/Kolkata"), ZoneInfo("Pacific/Apia")
@@ -95,3 +95,20 @@ def test_a_period_has_the_calendars_name(zone, at, day, day_before, month, month
 def test_the_local_date_is_the_zones():
     assert local_date(us("2027-03-10T22:59Z"), BERLIN) == "2027-03-10"
     assert local_date(us("2027-03-10T23:00Z"), BERLIN) == "2027-03-11"
+
+
+@pytest.mark.parametrize(
+    ("zone", "days", "at", "label", "starts"),
+    [
+        (UTC, 0, "2027-03-10T12:00Z", "2027-03-10", "2027-03-10 00:00"),
+        (UTC, 400, "2027-03-10T12:00Z", "2026-02-03", "2026-02-03 00:00"),
+        (UTC, 36_500, "2027-03-10T12:00Z", "1927-04-04", "1927-04-04 00:00"),
+        (BERLIN, 1, "2027-03-28T22:30Z", "2027-03-28", "2027-03-27 23:00"),
+        (BERLIN, 1, "2027-03-28T21:30Z", "2027-03-27", "2027-03-26 23:00"),
+        (SAO_PAULO, 1, "2018-11-05T12:00Z", "2018-11-04", "2018-11-04 03:00"),
+    ],
+)
+def test_so_many_days_before_is_counted_by_dates(zone, days, at, label, starts):
+    span = days_before(days, us(at), zone)
+    assert (span.label, text(span.starts_at)) == (label, starts)
+    assert span == span_of("day", span.starts_at * 1_000_000, zone)

@@ -1,9 +1,17 @@
+import re
 import sqlite3
 from contextlib import closing
+from importlib.resources import files
 
 import pytest
 
+from actors.ledger import SQL as LEDGER
+from actors.retention import SQL as RETENTION
+from actors.settings import SQL as SETTINGS
+from actors.store.audit import SQL as AUDIT
 from actors.store.queries import MOST_ROWS, Statement, load, migrations
+
+FILES = sorted(p.stem for p in files("actors.store").joinpath("sql").iterdir() if not p.name[:4].isdigit())
 
 
 def test_statements_are_known_by_name_and_ordered_as_in_their_file():
@@ -15,7 +23,7 @@ def test_statements_are_known_by_name_and_ordered_as_in_their_file():
 
 
 def test_the_files_of_one_store_have_orders_of_their_own():
-    orders = [s.order for s in (*load("ledger").values(), *load("settings", first=100).values())]
+    orders = [s.order for s in (*LEDGER.values(), *SETTINGS.values(), *AUDIT.values(), *RETENTION.values())]
     assert len(orders) == len(set(orders))
 
 
@@ -24,11 +32,10 @@ def test_every_statement_fits_the_schema():
         database.create_function("local_day", 1, str)
         for step in migrations():
             database.executescript(step)
-        for statement in (*load("ledger").values(), *load("settings").values()):
-            named = dict.fromkeys(("before", "since", "until", "user", "app", "model", "task", "conversation"))
-            values = named | {"last": 1, "by": "day"} if ":" in statement else [None] * statement.count("?")
-            if "?1" in statement:
-                values = [None, None, None]
+        for statement in (s for name in FILES for s in load(name).values()):
+            names = re.findall(r":(\w+)", statement)
+            numbers = [int(n) for n in re.findall(r"\?(\d)", statement)]
+            values = dict.fromkeys(names) if names else [None] * (max(numbers) if numbers else statement.count("?"))
             database.execute(f"EXPLAIN {statement}", values)
 
 

@@ -16,7 +16,8 @@ from protocols.errors import Internal, LedgerReadonly
 
 pytestmark = pytest.mark.anyio
 
-AUDIT = load("settings", first=100)["add_audit"]
+AUDIT = load("audit", first=400)["add_audit"]
+NEWEST = len(migrations())
 BLOB = Statement("INSERT INTO audit (at, actor_uid, user, app, action, subject) VALUES (?, 0, '', '', '', ?)", 200)
 READ = Statement("SELECT at FROM audit ORDER BY id", 0)
 
@@ -350,7 +351,11 @@ async def test_a_file_that_is_no_sound_database_is_left_as_it_is_and_nothing_is_
 @pytest.mark.parametrize(
     ("application", "version", "message"),
     [
-        (APPLICATION_ID, len(migrations()) + 1, "has schema 2, this version reads up to 1; start the newer quorumd"),
+        (
+            APPLICATION_ID,
+            NEWEST + 1,
+            f"has schema {NEWEST + 1}, this version reads up to {NEWEST}; start the newer quorumd",
+        ),
         (0x12345678, 0, "database of another program"),
         (0, 3, "database of another program"),
     ],
@@ -377,9 +382,9 @@ async def test_an_older_database_is_copied_before_it_is_migrated(tmp_path, monke
     monkeypatch.setattr(sqlite, "migrations", lambda: [*migrations(), "ALTER TABLE audit ADD COLUMN more TEXT;"])
     async with opened(tmp_path) as store:
         await store.submit(note(2))
-    assert rows(tmp_path, "PRAGMA user_version") == [(2,)]
+    assert rows(tmp_path, "PRAGMA user_version") == [(NEWEST + 1,)]
     assert rows(tmp_path, "SELECT at, more FROM audit") == [(1, None), (2, None)]
-    copy = tmp_path / "quorumd.sqlite3.v1.backup"
+    copy = tmp_path / f"quorumd.sqlite3.v{NEWEST}.backup"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     old = tmp_path / "old"
     old.mkdir()
@@ -396,8 +401,26 @@ async def test_a_migration_that_fails_changes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite, "migrations", lambda: [*migrations(), f"CREATE TABLE extra (x INTEGER);{broken}"])
     with pytest.raises(StoreRefused):
         await open_store(tmp_path, "process", str)
-    assert rows(tmp_path, "PRAGMA user_version") == [(1,)]
+    assert rows(tmp_path, "PRAGMA user_version") == [(NEWEST,)]
     assert rows(tmp_path, "SELECT name FROM sqlite_master WHERE name = 'extra'") == []
+
+
+async def test_a_migration_that_leaves_rows_without_what_they_refer_to_changes_nothing(tmp_path, monkeypatch):
+    async with opened(tmp_path) as store:
+        await store.submit(
+            (
+                Statement(
+                    "INSERT INTO accounts (id, scope, period, label) VALUES (7, 'daemon', 'day', '2027-03-10')", 0
+                ),
+                (),
+            ),
+            (Statement("INSERT INTO account_sets (set_id, account_id) VALUES (1, 7)", 1), ()),
+        )
+    monkeypatch.setattr(sqlite, "migrations", lambda: [*migrations(), "DELETE FROM accounts;"])
+    with pytest.raises(StoreRefused, match=r"rows refer to others that are not there \(account_sets to accounts\)"):
+        await open_store(tmp_path, "process", str)
+    assert rows(tmp_path, "PRAGMA user_version") == [(len(migrations()),)]
+    assert rows(tmp_path, "SELECT id FROM accounts") == [(7,)]
 
 
 @pytest.mark.parametrize(("durability", "synchronous"), [("power", 2), ("process", 1)])

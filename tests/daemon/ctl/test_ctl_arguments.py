@@ -39,6 +39,31 @@ from protocols.client import NotReachable
         ("chat -", "the prompt is empty"),
         ("explain", "the prompt is empty"),
         ("--socket", "expected one argument"),
+        ("holds reslove", "`holds` is one of: `holds`, `holds resolve`"),
+        ("overrides bob", "`overrides grant`, `overrides revoke`"),
+        ("holds resolve h1 --cost -5 --why x", "`-5` is no amount in dollars; write it like 0.05"),
+        ("holds resolve h1 --cost nan --why x", "no amount"),
+        ("holds resolve h1 --cost 1e10 --why x", "no amount"),
+        ("holds resolve h1 --cost five --why x", "no amount"),
+        ("holds resolve h1 --cost 5", "required: --why"),
+        ("holds resolve h1 --why x", "required: --cost"),
+        ("holds resolve --cost 5 --why x", "required: ID"),
+        ("holds resolve h1 --cost 5 --why=", "the reason is empty"),
+        ("holds resolve h1 --cost 5 --why " + "x" * 1001, "longer than 1000 characters"),
+        ("overrides grant 5 --why x", "one of the arguments --until --for is required"),
+        ("overrides grant 5 --for 2h --until 2026-01-31T00:00:00Z --why x", "not allowed with argument"),
+        ("overrides grant 5 --for 2h", "required: --why"),
+        ("overrides grant 0 --for 2h --why x", "more than 0"),
+        ("overrides grant -5 --for 2h --why x", "no amount"),
+        ("overrides grant --for 2h --why x", "required: AMOUNT"),
+        ("overrides grant 5 --for 2 --why x", "`2` is no duration; write it like 30m, 2h or 1d"),
+        ("overrides grant 5 --for 0m --why x", "no duration"),
+        ("overrides grant 5 --for h --why x", "no duration"),
+        ("overrides grant 5 --for 9999999d --why x", "too long"),
+        ("overrides grant 5 --for 9999999999999d --why x", "too long"),
+        ("overrides revoke", "required: ID"),
+        ("audit --before x", "invalid int value: 'x'"),
+        ("chat --admission never hi", "choose from 'strict'"),
     ],
 )
 def test_wrong_usage_exits_2_with_a_sentence_that_says_what_to_do(ctl, typed, advice):
@@ -64,6 +89,7 @@ def test_help_lists_the_commands_and_the_exit_codes(ctl):
     for part in ("settings unset", "ledger verify", "exit codes:", "--socket PATH"):
         assert part in ran.stdout
     assert "settings get" in ctl("settings", "--help").stdout
+    assert "holds resolve" in ctl("holds", "--help").stdout
 
 
 def test_version(ctl):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
 import signal
 import subprocess
@@ -13,24 +11,37 @@ import threading
 
 import pytest
 from scripted_daemon import HANG, Pieces, chat_answer, delta
+from terminal import Terminal
 
 from protocols import errors
 
 CTL = [sys.executable, "-W", "error", "-m", "daemon.ctl"]
 STORY = Pieces([delta("Once \x1b[31m"), {"type": "reasoning", "text": "hm"}, delta("upon")], chat_answer("Once upon"))
 TOKEN = errors.OverrideRequired(
-    "your month's budget is used up",
+    "Budget exceeded (101.7% used). Continue with claude ($0.05) or use the free llama3.2?",
     detail={
         "override_token": "t0k",
-        "percent_used": 102.5,
-        "estimated_nano_usd": 5_000_000,
+        "percent_used": 101.7,
+        "estimated_nano_usd": 50_000_000,
         "alternative": "ollama:llama3.2",
     },
 )
+WITHOUT_ALTERNATIVE = errors.OverrideRequired(
+    "Budget exceeded (101.7% used). Continue with claude ($0.05)?", detail={**TOKEN.detail, "alternative": None}
+)
 
 
-def confirmed(params):
-    return Pieces([delta("ok")], chat_answer("ok")) if params.get("override_token") == "t0k" else TOKEN
+def unless_agreed(fault):
+    """Answers who confirms or asks the local model."""
+
+    def answer(params):
+        agreed = params.get("override_token") == "t0k" or params.get("model") == "ollama:llama3.2"
+        return Pieces([delta("ok")], chat_answer("ok")) if agreed else fault
+
+    return answer
+
+
+confirmed = unless_agreed(TOKEN)
 
 
 class TestInAPipe:
@@ -43,6 +54,13 @@ class TestInAPipe:
             "stream": True,
             "model": "a:b",
         }
+
+    @pytest.mark.parametrize("how", [[], ["--no-stream"], ["--json"]])
+    def test_an_idempotency_key_goes_with_the_call_and_with_its_confirmation(self, daemon, ctl, how):
+        daemon.table["chat"] = confirmed
+        assert ctl("chat", "hi", "--yes", "--idempotency-key", "order 7", *how).returncode == 0
+        assert [call["idempotency_key"] for call in daemon.calls] == ["order 7", "order 7"]
+        assert all("idempotency_key" not in call["params"] for call in daemon.calls)
 
     def test_each_option_becomes_its_param(self, daemon, ctl):
         daemon.table["chat"] = STORY
@@ -59,6 +77,8 @@ class TestInAPipe:
             "budget",
             "--max-tokens",
             "5",
+            "--admission",
+            "queue",
             "--system",
             "short",
         ]
@@ -72,6 +92,7 @@ class TestInAPipe:
             "task_type": "t",
             "quality_tier": "budget",
             "max_tokens": 5,
+            "admission": "queue",
         }
 
     @pytest.mark.parametrize("words", [(), ("-",)])
@@ -122,8 +143,23 @@ class TestConfirmation:
         daemon.table["chat"] = confirmed
         ran = ctl("chat", "hi", stdin="y\n")
         assert (ran.returncode, ran.stdout) == (4, "")
-        assert "override_required: your month's budget is used up\n" in ran.stderr
-        assert "--yes" in ran.stderr
+        said = ran.stderr.splitlines()
+        assert said == [
+            f"daemonctl: override_required: {TOKEN.message}",
+            "to continue all the same, say it again with --yes",
+            "to use the free model instead, say it again with -m ollama:llama3.2",
+        ]
+
+    def test_a_free_model_is_named_only_if_there_is_one(self, daemon, ctl):
+        daemon.table["chat"] = WITHOUT_ALTERNATIVE
+        ran = ctl("chat", "hi")
+        assert (ran.returncode, ran.stderr.count("\n")) == (4, 2)
+        assert ran.stderr.endswith("--yes\n")
+
+    def test_call_has_no_yes_and_names_none(self, daemon, ctl):
+        daemon.table["chat"] = TOKEN
+        ran = ctl("call", "chat")
+        assert (ran.returncode, ran.stderr) == (4, f"daemonctl: override_required: {TOKEN.message}\n")
 
     def test_with_json_it_exits_4_and_gives_the_token(self, daemon, ctl):
         daemon.table["chat"] = confirmed
@@ -189,39 +225,6 @@ def after_the_first(more):
     yield from [delta("line\n")] * 100
 
 
-class Terminal:
-    """daemonctl on a terminal of its own. State: what it has shown."""
-
-    def __init__(self, *words, **env):
-        self._master, self._slave = pty.openpty()
-        # the shell opens the terminal as leader of a new session, which makes it the one that Ctrl-C works on
-        on_it = ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(self._slave)]
-        clean = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
-        self._process = subprocess.Popen(
-            [*on_it, *CTL, *words], start_new_session=True, env={**clean, "TERM": "xterm", "COLUMNS": "80", **env}
-        )
-        self.shown = ""
-
-    def type(self, text):
-        os.write(self._master, text.encode())
-
-    def until(self, text):
-        while text not in self.shown:
-            self.shown += os.read(self._master, 4096).decode()
-
-    def end(self):
-        """The exit code."""
-        code = self._process.wait(10)
-        os.close(self._slave)
-        try:
-            while data := os.read(self._master, 4096):
-                self.shown += data.decode()
-        except OSError:  # how a terminal ends
-            pass
-        os.close(self._master)
-        return code
-
-
 class TestOnATerminal:
     def test_text_without_control_characters_and_a_dim_line_after_it(self, daemon):
         daemon.table["chat"] = STORY
@@ -244,21 +247,74 @@ class TestOnATerminal:
         assert "simulated: no model was asked" in terminal.shown
         assert "simulated · openai" in terminal.shown
 
-    @pytest.mark.parametrize(("typed", "code"), [("y\n", 0), ("\n", 4)])
-    def test_it_asks_before_an_override(self, daemon, typed, code):
+    @pytest.mark.parametrize(
+        ("typed", "code", "sent"),
+        [
+            ("y\n", 0, [{}, {"override_token": "t0k"}]),
+            ("Yes\n", 0, [{}, {"override_token": "t0k"}]),
+            ("l\n", 0, [{}, {"model": "ollama:llama3.2"}]),
+            ("n\n", 4, [{}]),
+            ("\n", 4, [{}]),
+            ("sure\n", 4, [{}]),
+            ("\x04", 4, [{}]),
+        ],
+    )
+    def test_it_asks_before_an_override_and_says_each_fact_once(self, daemon, typed, code, sent):
         daemon.table["chat"] = confirmed
         terminal = Terminal("chat", "hi")
-        terminal.until("[y/N]")
+        terminal.until("[y/l/N] ")
         terminal.type(typed)
         assert terminal.end() == code
-        for part in ("102.5 % is used", "$0.005", "daemonctl chat -m ollama:llama3.2"):
-            assert part in terminal.shown
+        choice = "y: continue, l: ollama:llama3.2 instead, N: neither [y/l/N] "
+        assert terminal.shown.startswith(f"{TOKEN.message}\r\n{choice}")
+        assert terminal.shown.count("101.7") == terminal.shown.count("$0.05") == 1
+        assert ("ok\r\n" in terminal.shown) == (code == 0)
+        assert terminal.shown.endswith("\n")
+        asked = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
+        assert [call["params"] for call in daemon.calls] == [{**asked, **each} for each in sent]
+
+    def test_the_free_model_is_asked_without_a_provider_or_hint_that_says_otherwise(self, daemon):
+        daemon.table["chat"] = confirmed
+        terminal = Terminal("chat", "--provider", "anthropic", "--hint", "en-claude", "--max-tokens", "9", "hi")
+        terminal.until("[y/l/N] ")
+        terminal.type("l\n")
+        assert terminal.end() == 0
+        params = daemon.calls[1]["params"]
+        assert {"provider", "hint", "override_token"} & set(params) == set()
+        assert (params["model"], params["max_tokens"]) == ("ollama:llama3.2", 9)
+
+    def test_without_a_free_model_there_is_none_to_choose(self, daemon):
+        daemon.table["chat"] = unless_agreed(WITHOUT_ALTERNATIVE)
+        terminal = Terminal("chat", "hi")
+        terminal.until("y: continue, N: stop [y/N] ")
+        terminal.type("l\n")
+        assert terminal.end() == 4
+        assert len(daemon.calls) == 1
+
+    def test_a_prompt_that_was_typed_can_be_confirmed_too(self, daemon):
+        daemon.table["chat"] = confirmed
+        terminal = Terminal("chat")
+        terminal.until("Ctrl-D")
+        terminal.type("hi\n\x04")
+        terminal.until("[y/l/N] ")
+        terminal.type("y\n")
+        assert terminal.end() == 0
+        assert "ok\r\n" in terminal.shown
+
+    def test_ctrl_c_at_the_question_stops_it(self, daemon):
+        daemon.table["chat"] = confirmed
+        terminal = Terminal("chat", "hi")
+        terminal.until("[y/l/N] ")
+        terminal.type("\x03")
+        assert terminal.end() == 130
+        assert len(daemon.calls) == 1
+        assert "Traceback" not in terminal.shown
 
     def test_with_json_it_does_not_ask(self, daemon):
         daemon.table["chat"] = TOKEN
         terminal = Terminal("chat", "hi", "--json")
         assert terminal.end() == 4
-        assert "[y/N]" not in terminal.shown
+        assert "/N]" not in terminal.shown
 
     def test_ctrl_c_cancels(self, daemon):
         daemon.table["chat"] = Pieces([delta("Once")], HANG)

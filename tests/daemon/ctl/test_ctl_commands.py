@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from scripted_daemon import Pieces, chat_answer
+from terminal import Terminal
 
 from daemon.ctl.commands import COMMANDS
 from daemon.ctl.output import duration, plain, safe
@@ -84,6 +86,7 @@ GROUP = {
     "response_tokens": 20,
     "cost_nano_usd": 5_000,
     "unpriced": 0,
+    "overruns": 2,
 }
 ROW = {
     "usage_id": "u1",
@@ -107,6 +110,8 @@ ROW = {
     "first_token_ms": 3.0,
     "status": "ok",
     "reason": "explicit_model",
+    "held_nano_usd": 9000,
+    "marks": [],
 }
 HOLD = {
     "hold_id": "h1",
@@ -116,6 +121,50 @@ HOLD = {
     "amount_nano_usd": 9000,
     "state": "unknown",
     "created_at": "2026-01-02T03:04:05Z",
+    "marks": ["soft", "clamped"],
+}
+ALERT = {
+    "scope": "user:ana",
+    "period": "month",
+    "level": 90,
+    "severity": "critical",
+    "at": "2026-01-02T03:04:05.678Z",
+    "spent_nano_usd": 27_123_456_789,
+    "limit_nano_usd": 30_000_000_000,
+    "label": "2026-01",
+}
+OVERRIDE = {
+    "override_id": "o1",
+    "user": "ana",
+    "amount_nano_usd": 5_000_000_000,
+    "spent_nano_usd": 1_000_000_000,
+    "held_nano_usd": 50_000_000,
+    "granted_at": "2026-01-02T03:04:05.678Z",
+    "until": "2026-01-02T05:04:05.678Z",
+    "granted_by": "root",
+    "why": "the release",
+}
+ENTRY = {
+    "entry_id": 41,
+    "at": "2026-01-02T03:04:05.678Z",
+    "actor_uid": 1000,
+    "user": "ana",
+    "app": "daemonctl",
+    "action": "settings.set",
+    "subject": "month_usd",
+    "before": None,
+    "after": "12",
+    "why": None,
+    "cost_nano_usd": None,
+}
+CONFIRMED = {
+    **ENTRY,
+    "entry_id": 42,
+    "action": "override.confirmed",
+    "before": "30500000000",
+    "after": "30550000000",
+    "why": "asked on a terminal",
+    "cost_nano_usd": 50_000_000,
 }
 SETTING = {
     "key": "month_usd",
@@ -164,11 +213,50 @@ CASES = [
         "spend",
         {"by": "model", "since": "2026-01-01T00:00:00Z", "user": "@bob"},
         {"scopes": [SCOPE], "groups": [GROUP]},
-        ["MODEL", "openai:gpt-4o-mini", "1,500", "$0.000005"],
+        ["MODEL", "openai:gpt-4o-mini", "1,500", "$0.000005", "OVERRUNS"],
     ),
     ("usage", "usage", {}, {"rows": [ROW]}, ["editor, large", "unknown", "13 ms", "explicit_model"]),
     ("usage --last 5 --task t", "usage", {"last": 5, "task": "t"}, {"rows": []}, ["no calls yet"]),
-    ("holds", "holds", {}, {"holds": [HOLD]}, ["h1", "unknown", "$0.000009"]),
+    ("holds", "holds", {}, {"holds": [HOLD]}, ["h1", "unknown", "$0.000009", "MARKS", "soft, clamped"]),
+    (
+        "holds resolve h1 --cost 0.042 --why bill",
+        "holds.resolve",
+        {"hold_id": "h1", "cost_usd": 0.042, "why": "bill"},
+        {},
+        ["h1 cost $0.042; spend is corrected"],
+    ),
+    (
+        "alerts --last 5 --user @bob",
+        "alerts",
+        {"last": 5, "user": "@bob"},
+        {"alerts": [{**ALERT, "suggestion": "ollama:llama3.2 is free"}]},
+        ["2026-01-02T03:04:05Z", "critical", "2026-01", "90%", "$27.123456789", "$30.00", "ollama:llama3.2 is free"],
+    ),
+    ("alerts", "alerts", {}, {"alerts": []}, ["no alerts"]),
+    ("overrides --user bob", "overrides.list", {"user": "bob"}, {"overrides": []}, ["no overrides"]),
+    (
+        "overrides",
+        "overrides.list",
+        {},
+        {"overrides": [OVERRIDE]},
+        ["o1", "$5.00", "$1.00", "$0.05", "2026-01-02T05:04:05Z", "root", "the release"],
+    ),
+    (
+        "overrides grant 5 --until 2026-01-02T05:04:05Z --why release --user ana",
+        "overrides.grant",
+        {"amount_usd": 5.0, "until": "2026-01-02T05:04:05Z", "why": "release", "user": "ana"},
+        OVERRIDE,
+        ["o1: calls of ana may pass the budget by $5.00 in all until 2026-01-02T05:04:05Z"],
+    ),
+    ("overrides revoke o1", "overrides.revoke", {"override_id": "o1"}, {}, ["o1 is revoked"]),
+    (
+        "audit --last 5 --before 43 --user ana --action settings.set",
+        "audit",
+        {"last": 5, "before": 43, "user": "ana", "action": "settings.set"},
+        {"entries": [ENTRY]},
+        ["41", "1000", "month_usd", "12\n"],
+    ),
+    ("audit", "audit", {}, {"entries": [CONFIRMED]}, ["$30.50", "$30.55", "$0.05", "asked on a terminal"]),
     ("settings show", "settings.show", {}, {"settings": [SETTING]}, ["month_usd", "12.5", "your own limit"]),
     ("settings show --origin", "settings.show", {}, {"settings": [SETTING]}, ["ORIGIN", "user"]),
     ("settings get month_usd", "settings.get", {"key": "month_usd"}, SETTING, ["12.5"]),
@@ -239,7 +327,7 @@ def test_a_refusals_words_do_not_command_the_terminal(daemon, ctl):
 
 def test_every_command_stands_in_the_table_of_tests():
     typed = {" ".join(name.split()[:length]) for name in NAMES for length in (1, 2)}
-    assert {command.name for command in COMMANDS} <= typed
+    assert {command.name for command in COMMANDS} <= {*typed, "watch"}  # which has no end: a file of its own
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
@@ -288,15 +376,76 @@ def test_numbers_are_aligned_to_the_right_and_nothing_is_cut(daemon, ctl):
 
 
 def test_usage_as_csv_has_every_field_and_quotes_what_needs_it(daemon, ctl):
-    daemon.table["usage"] = {"rows": [{**ROW, "from_the_future": 1}]}
+    daemon.table["usage"] = {"rows": [{**ROW, "marks": ["override", "overrun"], "from_the_future": 1}]}
     ran = ctl("usage", "--csv")
     (row,) = csv.DictReader(io.StringIO(ran.stdout))
-    assert row == {key: "" if value is None else str(value) for key, value in ROW.items()}
+    assert row == {key: "" if value is None else str(value) for key, value in ROW.items()} | {
+        "marks": "override;overrun"
+    }
 
 
 def test_usage_as_csv_has_its_head_even_without_rows(daemon, ctl):
     daemon.table["usage"] = {"rows": []}
     assert ctl("usage", "--csv").stdout == ",".join(ROW) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        *(("=1+1", "'=1+1"), ("+1", "'+1"), ("-1", "'-1"), ("@SUM(A1)", "'@SUM(A1)"), ("\t=1", "'\t'=1")),
+        *((" =1", "' =1"), ("\uff1d1", "'\uff1d1"), ("a;=1", "a;'=1"), ('"=1', '"=1'), ("a=b", "a=b"), ("a-b", "a-b")),
+    ],
+)
+def test_no_text_in_csv_is_a_formula_to_a_spreadsheet(daemon, ctl, text, cell):
+    texts = ("user", "app", "conversation", "task_type", "model")
+    daemon.table["usage"] = {"rows": [{**ROW, **dict.fromkeys(texts, text), "latency_ms": -1.0}]}
+    (row,) = csv.DictReader(io.StringIO(ctl("usage", "--csv").stdout))
+    assert {row[key] for key in texts} == {cell}
+    assert row["latency_ms"] == "-1.0"
+
+
+def test_csv_keeps_control_characters_for_a_file_but_not_for_a_terminal(daemon, ctl):
+    daemon.table["usage"] = {"rows": [{**ROW, "app": "a\x1b]0;owned\x07"}]}
+    assert "a\x1b]0;owned\x07" in ctl("usage", "--csv").stdout
+    terminal = Terminal("usage", "--csv")
+    assert terminal.end() == 0
+    assert "a]0;owned" in terminal.shown
+    assert "\x1b" not in terminal.shown
+
+
+def test_the_history_shows_marks_only_when_there_are_some(daemon, ctl):
+    daemon.table["usage"] = {"rows": [ROW]}
+    assert "MARKS" not in ctl("usage").stdout
+    daemon.table["usage"] = {"rows": [{**ROW, "marks": ["soft", "overrun"]}, ROW]}
+    head, first, second = ctl("usage").stdout.splitlines()
+    assert (head.split()[-1], first.split()[-2:], second.split()[-1]) == ("MARKS", ["soft,", "overrun"], "-")
+
+
+def test_alerts_and_audit_leave_out_columns_without_a_value(daemon, ctl):
+    daemon.table["alerts"], daemon.table["audit"] = {"alerts": [ALERT]}, {"entries": [ENTRY]}
+    assert "SUGGESTION" not in ctl("alerts").stdout
+    assert {"COST", "WHY"} & set(ctl("audit").stdout.split()) == set()
+
+
+def test_on_a_terminal_each_suggestion_stands_once_below_the_alerts(daemon):
+    full = {**ALERT, "level": 100, "suggestion": "ollama:llama3.2 is free"}
+    daemon.table["alerts"] = {"alerts": [full, {**full, "scope": "user:bob"}, ALERT]}
+    terminal = Terminal("alerts", NO_COLOR="1")
+    assert terminal.end() == 0
+    assert terminal.shown.count("ollama:llama3.2 is free") == 1
+    assert len(terminal.shown.splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("typed", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1d12h", 129_600), ("1w", 604_800)]
+)
+def test_an_override_may_last_for_a_while_from_now(daemon, ctl, typed, seconds):
+    daemon.table["overrides.grant"] = OVERRIDE
+    before = datetime.now(UTC).replace(microsecond=0)
+    assert ctl("overrides", "grant", "0.5", "--for", typed, "--why", "x").returncode == 0
+    until = daemon.params("overrides.grant")["until"]
+    assert until.endswith("Z")
+    assert timedelta(0) <= datetime.fromisoformat(until) - before - timedelta(seconds=seconds) < timedelta(seconds=20)
 
 
 @pytest.mark.parametrize(
@@ -330,6 +479,13 @@ def test_call_takes_params_from_stdin_and_a_deadline(daemon, ctl):
     assert ctl("call", "ping", "-", "--deadline", "2.5", stdin='{"a": 1}').returncode == 0
     assert daemon.params("ping") == {"a": 1}
     assert daemon.calls[0]["deadline_s"] == 2.5
+
+
+def test_call_takes_an_idempotency_key(daemon, ctl):
+    daemon.table["ping"] = {}
+    assert ctl("call", "ping", "--idempotency-key", "order 7").returncode == 0
+    assert ctl("call", "ping").returncode == 0
+    assert [call.get("idempotency_key") for call in daemon.calls] == ["order 7", None]
 
 
 def test_control_characters_from_the_daemon_reach_no_table(daemon, ctl):

@@ -1,0 +1,69 @@
+"""One-time tokens with which a user confirms that one call may pass the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from actors.clock import MICRO, Clock, rfc3339
+from protocols.budget import Offer
+from protocols.errors import OverrideInvalid
+
+OFFER_S = 600.0
+"""Seconds that a user has to say yes."""
+
+MOST = 10_000
+"""Offers kept at once; the oldest go first."""
+
+
+class _Open(Struct, frozen=True):
+    """What a token is bound to; `until` is monotonic."""
+
+    user: str
+    model: str
+    body: bytes
+    periods: tuple[str, ...]
+    until: float
+
+
+class Offers:
+    """The tokens that were given out.
+
+    State: what each is bound to, the oldest first. Memory alone: after a restart none is good, which is the safe side.
+    """
+
+    def __init__(self, clock: Clock, token: Callable[[], str]) -> None:
+        self._clock = clock
+        self._token = token
+        self._open: dict[str, _Open] = {}
+
+    def make(self, user: str, model: str, body: bytes, periods: tuple[str, ...]) -> Offer:
+        """A new token; `periods` are the labels of the periods of now."""
+        now = self._clock.monotonic()
+        while self._open and (len(self._open) >= MOST or next(iter(self._open.values())).until <= now):
+            del self._open[next(iter(self._open))]
+        token = self._token()
+        self._open[token] = _Open(user, model, body, periods, now + OFFER_S)
+        return Offer(token, rfc3339(self._clock.now_us() + round(OFFER_S * MICRO)))
+
+    def model_of(self, token: str, user: str, body: bytes, periods: tuple[str, ...]) -> str:
+        """The model that a good token lets this request go to. Raises OverrideInvalid, the same for whatever is wrong."""
+        found = self._open.get(token)
+        if found is None or (found.user, found.body, found.periods) != (user, body, periods):
+            raise _invalid()
+        if found.until <= self._clock.monotonic():
+            del self._open[token]
+            raise _invalid()
+        return found.model
+
+    def use(self, token: str) -> None:
+        """It was good for one call, and that call has its hold."""
+        self._open.pop(token, None)
+
+
+def _invalid() -> OverrideInvalid:
+    return OverrideInvalid(
+        "this override token is not good: it was used, is older than ten minutes or a period, or is for another user or request; "
+        "send the request without it to get a new one"
+    )
