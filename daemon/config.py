@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 from msgspec import Meta, Struct, field
 
+from actors import tokenizer
 from actors.notify import split_url
 from actors.rules.admission import Limit, Limits
 from actors.rules.catalogue import ModelConfig
@@ -41,6 +42,7 @@ class DaemonSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     durability: Durability = "power"
     max_frame_bytes: Annotated[int, Meta(ge=4096, le=1 << 30)] = MAX_FRAME_BYTES
     client_stall_s: Annotated[float, Meta(gt=0, le=86_400)] = 30.0
+    exact_tokens: bool = False
 
 
 class LimitSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -129,6 +131,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             if comes_later(key)
         ]
         found += [f"[tasks.{name}] of the config has no effect in this version" for name in self.tasks]
+        if self.daemon.exact_tokens and not tokenizer.installed():
+            found.append(f"`exact_tokens` of the config has no effect: {tokenizer.REMEDY}")
         return found + [
             f"the alias `{alias}` stands for `{meant}`, but that provider is not configured"
             for alias, meant in self.aliases.items()

@@ -36,6 +36,8 @@ def charge(
     tokens: TokenCount | None,
     prompt_tokens: int,
     emitted: str,
+    emitted_tokens: int | None = None,
+    by_tokenizer: bool = False,
     streamed: bool,
     policy: BillingOnCancel,
     at_s: float,
@@ -43,26 +45,28 @@ def charge(
     """The charge of an attempt: by the provider's own count where it gave one, else by what was emitted.
 
     An answer that was not streamed is billed whole when we hang up, and so is every answer of a provider with the policy
-    `whole`: what it would have come to nobody knows, so it is charged at the hold. `prompt_tokens` is our own count of the prompt.
+    `whole`: what it would have come to nobody knows, so it is charged at the hold. `prompt_tokens` is our own count of the prompt,
+    `by_tokenizer` where it is a tokenizer's; `emitted_tokens` a tokenizer's count of `emitted`, if there is one.
     """
     if ending == "refused":
         return Charge(TokenCount(), "estimate", NanoUSD(0), "free" if price is FREE else "price")
     if ending == "complete" and tokens is not None:
         return _priced(price, tokens, "provider", "price", at_s)
-    seen = _seen(tokens, prompt_tokens, emitted)
+    source: TokenSource = "tokenizer" if by_tokenizer and (emitted_tokens is not None or not emitted) else "estimate"
+    seen = _seen(tokens, prompt_tokens, emitted_estimate(emitted) if emitted_tokens is None else emitted_tokens)
     whole = not streamed or (ending == "aborted" and policy == "whole")
     if ending != "complete" and whole and price is not FREE and price is not None:
-        return Charge(seen, "estimate", held, "estimated")
-    charged = _priced(price, seen, "estimate", "estimated", at_s)
+        return Charge(seen, source, held, "estimated")
+    charged = _priced(price, seen, source, "estimated", at_s)
     if charged.cost is None:
         return charged
-    return Charge(seen, "estimate", min(charged.cost, held), charged.cost_source)
+    return Charge(seen, source, min(charged.cost, held), charged.cost_source)
 
 
-def _seen(tokens: TokenCount | None, prompt_tokens: int, emitted: str) -> TokenCount:
-    """The count that we can vouch for: the provider's where it had come, else our estimate."""
+def _seen(tokens: TokenCount | None, prompt_tokens: int, emitted_tokens: int) -> TokenCount:
+    """The count that we can vouch for: the provider's where it had come, else ours."""
     known = tokens or TokenCount()
-    response = max(known.response, emitted_estimate(emitted))
+    response = max(known.response, emitted_tokens)
     if known.prompt:
         return replace(known, response=response, reasoning=min(known.reasoning, response))
     return TokenCount(prompt=prompt_tokens, response=response)

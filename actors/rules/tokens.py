@@ -1,4 +1,4 @@
-"""How many tokens a prompt has at most, and how many an answer had about, without a tokenizer.
+"""How many tokens a prompt has at most, and how many an answer had about, without a tokenizer or from its count.
 
 Bytes divided by three, the usual guess, is no upper bound: base64 has 0.68 tokens a byte, JSON 0.45, hex dumps 0.7,
 lists of digits 1.0 (counted with o200k). So each class of bytes has a weight of its own. The weights were fitted to 60
@@ -12,7 +12,7 @@ from __future__ import annotations
 import string
 from typing import TYPE_CHECKING
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from protocols.chat import ImagePart, JsonSchemaFormat
 
@@ -34,6 +34,9 @@ CHAT_TOKENS = 80
 
 MESSAGE_TOKENS = 8
 """Role and separators of a message: 3 or 4 at OpenAI, 5 with Llama and Gemma."""
+
+OPENAI_CHAT_TOKENS, OPENAI_MESSAGE_TOKENS = 3, 4
+"""The same two as OpenAI's own models have them; its models that reason have 1 less."""
 
 TOOLS_TOKENS = 530
 """The hidden system prompt that comes with tools: Anthropic documents 159 to 530, by model."""
@@ -86,25 +89,41 @@ def prompt_upper_bound(chat: Chat, factor_milli: int, model: str = "") -> int:
 
     `model` matters for images alone. Tools and schemas count with all their bytes, as JSON or as msgpack.
     """
-    tokens = CHAT_TOKENS + MESSAGE_TOKENS * len(chat.messages)
-    weight = 0
-    images = 0
-    texts = []
-    for message in chat.messages:
-        if isinstance(message.content, str):
-            texts.append(message.content)
-        elif message.content is not None:
-            texts.append(message.text())
-            images += _image_tokens(message, model)
-        if message.role == "tool" or message.name or message.tool_calls:
-            tokens += TOOL_TOKENS * (1 + len(message.tool_calls or ()))
-            weight += sum(map(_weight, _small_texts(message)))
-    weight += _weight("".join(texts))  # together: a pass over many short ones costs more than over one long one
-    if chat.tools or isinstance(chat.response_format, JsonSchemaFormat):
-        tokens += TOOLS_TOKENS + TOOL_TOKENS * len(chat.tools or ())
+    texts, small, tokens, images = _parts(chat, model)
+    # The long ones together: a pass over many short ones costs more than over one long one.
+    weight = _weight("".join(texts))
+    if small:
+        weight += sum(map(_weight, small))
+    if chat.tools or chat.response_format:
         weight += sum(map(_weight, _schema_texts(chat)))
     tokens += -(-weight // _UNIT)
     return -(-tokens * factor_milli // 1_000) + images
+
+
+class PromptTokens(Struct, frozen=True):
+    """What a tokenizer's count says of a whole prompt: `at_most`, for its hold; `about`, where its provider doesn't count."""
+
+    about: int
+    at_most: int
+
+
+def prompt_texts(chat: Chat) -> list[str]:
+    """The texts of a prompt that a tokenizer can count: all but schemas, which providers rewrite before they count."""
+    texts, small, _, _ = _parts(chat, "")
+    return texts + small
+
+
+def prompt_tokens(chat: Chat, counted: int, model: str) -> PromptTokens:
+    """A prompt of whose texts a tokenizer `counted` so many tokens: with its frame, which only its provider knows exactly.
+
+    With images, tools or a schema `about` is the upper bound too.
+    """
+    _, _, frame, images = _parts(chat, model)
+    schemas = sum(map(_weight, _schema_texts(chat)))
+    at_most = counted + frame + images - (-schemas // _UNIT)
+    plain = frame == CHAT_TOKENS + MESSAGE_TOKENS * len(chat.messages) and not images
+    about = counted + OPENAI_CHAT_TOKENS + OPENAI_MESSAGE_TOKENS * len(chat.messages)
+    return PromptTokens(about if plain else at_most, at_most)
 
 
 def text_upper_bound(text: str) -> int:
@@ -142,6 +161,26 @@ def _piece_weight(text: str) -> int:
         weight += (len(rest) - len(shorter)) * each
         rest = shorter
     return min(weight, len(data) * _UNIT)
+
+
+def _parts(chat: Chat, model: str) -> tuple[list[str], list[str], int, int]:
+    """The texts of messages, the small ones beside them, the most tokens of the frame around all, and of images."""
+    tokens = CHAT_TOKENS + MESSAGE_TOKENS * len(chat.messages)
+    images = 0
+    texts: list[str] = []
+    small: list[str] = []
+    for message in chat.messages:
+        if isinstance(message.content, str):
+            texts.append(message.content)
+        elif message.content is not None:
+            texts.append(message.text())
+            images += _image_tokens(message, model)
+        if message.role == "tool" or message.name or message.tool_calls:
+            tokens += TOOL_TOKENS * (1 + len(message.tool_calls or ()))
+            small += _small_texts(message)
+    if chat.tools or isinstance(chat.response_format, JsonSchemaFormat):
+        tokens += TOOLS_TOKENS + TOOL_TOKENS * len(chat.tools or ())
+    return texts, small, tokens, images
 
 
 def _image_tokens(message: Message, model: str) -> int:

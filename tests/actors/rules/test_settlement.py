@@ -94,6 +94,32 @@ def test_the_providers_count_of_the_prompt_is_kept_and_the_answer_counted_as_far
     assert found.tokens == TokenCount(prompt=30, cached=10, response=seen, reasoning=min(9, seen))
 
 
+@pytest.mark.parametrize(
+    ("ending", "case", "tokens", "source"),
+    [
+        ("complete", {"emitted_tokens": 3}, TokenCount(prompt=6, response=3), "tokenizer"),
+        ("aborted", {"emitted_tokens": 3}, TokenCount(prompt=6, response=3), "tokenizer"),
+        ("aborted", {"emitted_tokens": 0, "emitted": ""}, TokenCount(prompt=6), "tokenizer"),
+        ("aborted", {"emitted": ""}, TokenCount(prompt=6), "tokenizer"),
+        ("aborted", {"policy": "whole", "emitted_tokens": 3}, TokenCount(prompt=6, response=3), "tokenizer"),
+        (
+            "aborted",
+            {"emitted_tokens": 3, "tokens": TokenCount(prompt=5)},
+            TokenCount(prompt=5, response=3),
+            "tokenizer",
+        ),
+        ("complete", {}, TokenCount(prompt=6, response=emitted_estimate(EMITTED)), "estimate"),
+        ("complete", {"emitted_tokens": 3, "by_tokenizer": False}, TokenCount(prompt=6, response=3), "estimate"),
+        ("complete", {"tokens": COUNTED, "emitted_tokens": 3}, COUNTED, "provider"),
+        ("refused", {}, TokenCount(), "estimate"),
+    ],
+)
+def test_a_count_is_the_tokenizers_where_it_counted_all_that_the_provider_did_not(ending, case, tokens, source):
+    found = charged(ending, **{"by_tokenizer": True, **case})
+    assert (found.tokens, found.token_source) == (tokens, source)
+    assert found.cost_source == ("price" if source == "provider" or ending == "refused" else "estimated")
+
+
 def test_the_audio_that_the_provider_counted_is_charged_when_the_answer_breaks_off():
     tokens = TokenCount(prompt=30, response=20, audio_prompt=5, audio_response=7)
     found = charged("aborted", tokens=tokens, price=replace(PAID, audio_input=2_000, audio_output=50_000))

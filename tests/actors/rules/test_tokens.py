@@ -10,13 +10,18 @@ from actors.rules.tokens import (
     CHAT_TOKENS,
     IMAGE_TOKENS,
     MESSAGE_TOKENS,
+    OPENAI_CHAT_TOKENS,
     OPENAI_FACTOR_MILLI,
+    OPENAI_MESSAGE_TOKENS,
     ORIGINAL_IMAGE_TOKENS,
     OTHER_FACTOR_MILLI,
     TILE_INFLATED_TOKENS,
     TOOL_TOKENS,
     TOOLS_TOKENS,
+    PromptTokens,
     emitted_estimate,
+    prompt_texts,
+    prompt_tokens,
     prompt_upper_bound,
     text_upper_bound,
 )
@@ -373,3 +378,43 @@ def test_an_image_counts_at_its_largest_and_its_bytes_as_no_text(detail, model, 
     text = [TextPart("Describe these.")]
     without = bound(chat(content=text), OTHER_FACTOR_MILLI, model)
     assert bound(chat(content=[*text, image, image]), OTHER_FACTOR_MILLI, model) == without + 2 * tokens
+
+
+TOOL_CALL = ToolCall(id="call_9", function=FunctionCall(name="weather", arguments='{"city": "Nantucket"}'))
+IMAGE = ImagePart(ImageURL(url="data:image/png;base64,iVBORw0KGgo"))
+
+
+def test_a_tokenizer_counts_all_texts_but_schemas():
+    messages = [
+        Message(role="user", content=[TextPart("Call me "), IMAGE, TextPart("Ishmael.")], name="Queequeg"),
+        Message(role="assistant", tool_calls=[TOOL_CALL]),
+        Message(role="tool", content="sunny", tool_call_id="call_9"),
+    ]
+    texts = prompt_texts(Chat(messages=messages, tools=tool(msgspec.json.encode(SCHEMA)).tools))
+    small = ["Queequeg", "call_9", "weather", '{"city": "Nantucket"}', "call_9"]
+    assert sorted(text for text in texts if text) == sorted(["Call me Ishmael.", "sunny", *small])
+
+
+def test_a_counted_prompt_of_text_alone_is_known_but_for_its_frame():
+    about = 1_000 + OPENAI_CHAT_TOKENS + OPENAI_MESSAGE_TOKENS
+    assert prompt_tokens(chat(content="x"), 1_000, "gpt-4o") == PromptTokens(about, 1_000 + FRAME)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        chat(content="x" * 99),
+        chat(content=[TextPart("x"), IMAGE]),
+        chat(content="x", name="Queequeg"),
+        Chat(messages=[Message(role="assistant", tool_calls=[TOOL_CALL]), Message(role="tool", content="sunny")]),
+        tool(msgspec.json.encode(SCHEMA)),
+        tool(msgspec.msgpack.encode(SCHEMA)),
+        Chat(messages=[Message(role="user")], response_format=JsonSchemaFormat(json_schema=JsonSchema(name="place"))),
+    ],
+)
+def test_what_a_tokenizer_does_not_count_has_the_same_bound_with_one_and_without(prompt):
+    texts = sum(map(text_upper_bound, prompt_texts(prompt)))
+    with_one, without = prompt_tokens(prompt, texts, "gpt-4o"), bound(prompt, model="gpt-4o")
+    assert without <= with_one.at_most <= without + len(prompt_texts(prompt))  # each text is rounded up on its own
+    plain = prompt.messages[0].content == "x" * 99
+    assert (with_one.about == with_one.at_most) is not plain
