@@ -37,6 +37,8 @@ TARGETS = (
     Target("CPU per streamed chunk, paced", "µs", 60),
     Target("added first token p50 alone, power", "ms", 1.0),  # ours: what a call may add, the first token may
     Target("chunk delay p99, paced", "ms", 5.0),  # ours: within one pace, so each token leaves as it comes
+    Target("CPU of hold + settle, 64 at once, power", "µs", 60),
+    Target("hold + settle p50 alone, power", "ms", 1.0),
     Target("memory idle", "MB", 65),
     Target("memory, 1 000 slow streams", "MB", 130),
     Target("start to the first answer, new state", "s", 0.5),

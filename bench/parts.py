@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import contextmanager
@@ -12,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loads import Loader, Percentiles, Run, Shape, middle
-from machine import LOAD_CORE, Memory, memory, on_core
+from machine import DAEMON_CORE, LOAD_CORE, Memory, memory, on_core
 from msgspec import Struct, field
-from processes import Daemon, installed
+from processes import HERE, Daemon, installed
 from table import Table
 
 if TYPE_CHECKING:
@@ -269,6 +271,40 @@ def _slow_streams(bench: Bench, connections: int, in_flight: int) -> tuple[Memor
         return idle, bench.loader.run(shape, daemon, watch_memory=True)
 
 
+# ---- money
+
+
+def money(bench: Bench) -> Outcome:
+    """A hold and its settlement, without a call around them."""
+    each = {1: 400, 64: 60} if bench.quick else {1: 2000, 64: 300}
+    rows: list[list[str | float | None]] = []
+    figures: dict[str, float | None] = {}
+    for durability in ("power", "process"):
+        for at_once, times in each.items():
+            bench.say(f"hold and settle, {durability}, {at_once} at once")
+            runs = [_money(at_once, times, durability) for _ in range(bench.reps)]
+            cpu_us, p50_us = (statistics.median(run[key] for run in runs) for key in ("cpu_us", "p50_us"))
+            rows.append([f"{durability}, {at_once} at once", cpu_us, p50_us])
+            if (durability, at_once) == ("power", 1):
+                figures["hold + settle p50 alone, power"] = p50_us / 1e3
+            if (durability, at_once) == ("power", MANY):
+                figures["CPU of hold + settle, 64 at once, power"] = cpu_us
+    return Outcome(Table("Hold and settlement, eight limits", ["", "CPU µs", "p50 µs"], rows), figures)
+
+
+def _money(at_once: int, each: int, durability: str) -> dict[str, float]:
+    command = [sys.executable, str(HERE / "money.py"), str(DAEMON_CORE), str(at_once), str(each), durability]
+    found: dict[str, float] = json.loads(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=HERE.parent, env=_with_path()).stdout
+    )
+    return found
+
+
+def _with_path() -> dict[str, str]:
+    """The packages of this checkout, for a script in the folder below."""
+    return {**os.environ, "PYTHONPATH": str(HERE.parent)}
+
+
 # ---- start
 
 
@@ -354,7 +390,7 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
-NAMES = ("calls", "streams", "memory", "start", "ctl")
+NAMES = ("calls", "streams", "money", "memory", "start", "ctl")
 
 
 def run_part(bench: Bench, name: str) -> list[Outcome]:
@@ -364,6 +400,8 @@ def run_part(bench: Bench, name: str) -> list[Outcome]:
             return [calls(bench, "power"), calls(bench, "process")]
         case "streams":
             return [streams(bench)]
+        case "money":
+            return [money(bench)]
         case "memory":
             return [memory_used(bench)]
         case "start":
