@@ -15,23 +15,19 @@ from actors.rules.pricing import Price
 from actors.rules.settlement import Charge, charge
 from actors.rules.tokens import emitted_estimate
 from protocols.alerts import Alert
-from protocols.budget import Confirmed, Mark, Reserve, Settle
+from protocols.budget import Mark, Reserve, Settle
 from protocols.chat import Chat, ImagePart
 from protocols.errors import ProviderFailed, ProviderUnavailable, QuorumError, RateLimited, Truncated
 from protocols.money import NanoUSD
 from protocols.provider import AttemptEnded, Lease, Outcome
-from protocols.settings import Admission
-from protocols.usage import AttemptEnd, AttemptStart
-
-LEASE_GRACE_S = 60.0
-"""Seconds that a hold outlives the longest attempt."""
+from protocols.usage import AttemptEnd
 
 
 class Held:
     """The lease and the hold of an attempt.
 
-    State: the probe that it leased as (None before), the marks of its hold (None before), progress, which its user writes; after
-    the exit, `end` is what the ledger has, and `alerts` are what its cost reached.
+    State: the probe that it leased as (None before), the marks of its hold (None before), progress and a tokenizer's count of the
+    answer, which its user writes; after the exit, `end` is what the ledger has, and `alerts` are what its cost reached.
     """
 
     def __init__(
@@ -41,45 +37,40 @@ class Held:
         clock: Clock,
         *,
         source: Source,
-        start: AttemptStart,
+        reserve: Reserve,
         chat: Chat,
         price: Price | None,
-        amount: NanoUSD | None,
         prompt_tokens: int,
         longest_answer: int,
-        admission: Admission,
-        marks: tuple[Mark, ...],
-        confirmed: Confirmed | None,
+        counted_prompt: int | None,
     ) -> None:
         self._budget = budget
         self._provider = provider
         self._clock = clock
         self._source = source
-        self._start = start
+        self._reserve = reserve
         self._chat = chat
         self._price = price
-        self._amount = amount
         self._prompt_tokens = prompt_tokens
         self._longest_answer = longest_answer
-        self._admission: Admission = admission
-        self._wanted_marks = marks
-        self._confirmed = confirmed
+        self._counted_prompt = counted_prompt
         self._probe: int | None = None
         self._began = clock.monotonic()
         self.progress = Progress()
         self.marks: tuple[Mark, ...] | None = None
+        self.counted_answer: int | None = None
         self.alerts: tuple[Alert, ...] = ()
         self.end: AttemptEnd | None = None
 
     @property
     def usage_id(self) -> str:
         """The attempt's id."""
-        return self._start.usage_id
+        return self._reserve.start.usage_id
 
     @property
     def overrun(self) -> bool:
         """Whether the provider charged more than the bound."""
-        return self.end is not None and self._amount is not None and (self.end.cost or 0) > self._amount
+        return self.end is not None and self._reserve.amount is not None and (self.end.cost or 0) > self._reserve.amount
 
     @property
     def ended(self) -> AttemptEnd:
@@ -89,7 +80,7 @@ class Held:
 
     async def __aenter__(self) -> Self:
         try:
-            if self._admission == "queue":  # who waits for money keeps no provider busy
+            if self._reserve.admission == "queue":  # who waits for money keeps no provider busy
                 await self._hold()
                 await self._lease()
             else:
@@ -102,12 +93,10 @@ class Held:
 
     async def _lease(self) -> None:
         self._probe = await self._provider.call(Lease(self._prompt_tokens + self._longest_answer))
+        self._began = self._clock.monotonic()  # what was waited for money is not the provider's latency
 
     async def _hold(self) -> None:
-        lease_s = self._source.config.timeout_s + LEASE_GRACE_S
-        self.marks = await self._budget.call(
-            Reserve(self._start, self._amount, self._admission, lease_s, self._wanted_marks, self._confirmed)
-        )
+        self.marks = await self._budget.call(self._reserve)
 
     def _let_go(self, error: BaseException) -> None:
         """Not entered: the lease is given back, and the hold closed at nothing, if there are any."""
@@ -115,7 +104,7 @@ class Held:
             self._give_back(error)
         # Cancelled while the hold was on its way: if it was taken, this gives it back; if not, it does nothing.
         if self.marks is not None or isinstance(error, asyncio.CancelledError):
-            self._budget.deliver(Settle(self._start.usage_id, self._end(error)))
+            self._budget.deliver(Settle(self._reserve.start.usage_id, self._end(error)))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -123,7 +112,7 @@ class Held:
         if isinstance(error, asyncio.CancelledError | TimeoutError):
             self.progress.aborted = True
         self.end = self._end(error)
-        settled = self._budget.deliver(Settle(self._start.usage_id, self.end))
+        settled = self._budget.deliver(Settle(self._reserve.start.usage_id, self.end))
         self._give_back(error)
         self.alerts = await settled or ()
 
@@ -156,6 +145,8 @@ class Held:
 
     def _prompt_estimate(self) -> int:
         """About the prompt's tokens; with images, tools or a schema the upper bound, since only the provider knows better."""
+        if self._counted_prompt is not None:
+            return self._counted_prompt
         if _is_plain(self._chat):
             return emitted_estimate("\n".join(message.text() for message in self._chat.messages))
         return self._prompt_tokens
@@ -167,13 +158,15 @@ class Held:
         return charge(
             ending,
             price=self._price,
-            held=self._amount or NanoUSD(0),
+            held=self._reserve.amount or NanoUSD(0),
             tokens=tokens,
             prompt_tokens=0 if counted else self._prompt_estimate(),
             emitted="" if counted else progress.emitted_text(),
+            emitted_tokens=self.counted_answer,
+            by_tokenizer=self._counted_prompt is not None,
             streamed=self._chat.stream,
             policy=self._source.billing_on_cancel,
-            at_s=self._start.created_at / MICRO,
+            at_s=self._reserve.start.created_at / MICRO,
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import structlog
-from msgspec import UNSET, Struct, field
+from msgspec import UNSET, Struct, field, structs
 
 from actors.attempt import Held
 from actors.base import Ref
@@ -24,10 +24,11 @@ from actors.rules.catalogue import Catalogue
 from actors.rules.overbudget import question, refusal, way_out
 from actors.rules.pricing import Price, affordable, bound
 from actors.rules.routing import Asked, Plan, Target, World, nearest_models, plan
-from actors.rules.tokens import OPENAI_FACTOR_MILLI, OTHER_FACTOR_MILLI, prompt_upper_bound
+from actors.rules.tokens import OPENAI_FACTOR_MILLI, OTHER_FACTOR_MILLI, PromptTokens, prompt_upper_bound
 from actors.session import Sessions
+from actors.tokenizer import Tokenizer
 from protocols.audit import Actor
-from protocols.budget import CheckOverride, Confirmed, Fits, Mark, OfferOverride, OverBudget
+from protocols.budget import CheckOverride, Confirmed, Fits, Mark, OfferOverride, OverBudget, Reserve
 from protocols.chat import AnswerMessage, Attempt, Chat, ChatAnswer, Item, Reply, Usage, Warned
 from protocols.errors import NoEligibleModel, OverrideRequired, QuorumError, Truncated, UnknownModel
 from protocols.money import NanoUSD
@@ -42,6 +43,9 @@ FALLBACK = frozenset({"provider_unavailable", "provider_error", "rate_limited", 
 
 REFUSED_BY_BUDGET = frozenset({"budget_exceeded", "budget_held", "override_required", "price_unknown"})
 """Faults of a hop that was not admitted: nothing was sent."""
+
+LEASE_GRACE_S = 60.0
+"""Seconds that a hold outlives the longest attempt."""
 
 LEAST_ANSWER = 16
 """Tokens of an answer below which clamping is no help."""
@@ -69,19 +73,23 @@ class ChatCall(Struct):
 
 
 class _Quote(Struct, frozen=True):
-    """What an attempt at a target may come to: its price, and the most tokens of its prompt and its answer."""
+    """What an attempt at a target may come to: its price, and the most tokens of its prompt and its answer.
+
+    `about` is a tokenizer's count of the prompt, if there is one.
+    """
 
     price: Price | None
     prompt_tokens: int
     longest_answer: int
     bound: NanoUSD | None
+    about: int | None = None
 
 
 class _Run(Struct):
     """A call under way.
 
     State: what was asked, the plan, the targets and rejected candidates as it goes on, why its target was chosen in the end,
-    quotes and attempts so far; `clamped` are the targets whose longest answer was cut.
+    quotes and attempts so far; `counted` is the prompt by a tokenizer, by model; `clamped` are the targets whose longest answer was cut.
     """
 
     call: ChatCall
@@ -92,6 +100,7 @@ class _Run(Struct):
     rejected: list[Rejected]
     reason: Reason
     views: tuple[ProviderView, ...]
+    counted: Mapping[str, PromptTokens]
     body: bytes = b""
     clamped: set[Target] = field(default_factory=set)
     quotes: dict[Target, _Quote] = field(default_factory=dict)
@@ -118,6 +127,7 @@ class Completions:
         aliases: Mapping[str, str],
         exchange: Exchange,
         prices_known: asyncio.Event,
+        tokenizer: Tokenizer | None,
         clock: Clock,
         ids: Ids,
     ) -> None:
@@ -130,6 +140,7 @@ class Completions:
         self._aliases = aliases
         self._exchange = exchange
         self._prices_known = prices_known
+        self._tokenizer = tokenizer
         self._clock = clock
         self._ids = ids
         self._log = log.bind()  # the logger itself, not the proxy that looks for it at each line
@@ -187,7 +198,11 @@ class Completions:
         ):
             await self._prices_known.wait()
         call_id = call.call_id or self._ids.next()
-        return _Run(call, call_id, preferences, made, made.targets, made.rejected, made.reason, views)
+        counted: Mapping[str, PromptTokens] = {}
+        if self._tokenizer is not None:
+            at_openai = {view.name for view in views if view.kind == "openai"}
+            counted = await self._tokenizer.counts(chat, {t.model for t in made.targets if t.provider in at_openai})
+        return _Run(call, call_id, preferences, made, made.targets, made.rejected, made.reason, views, counted)
 
     async def _views_once_listed(self) -> tuple[ProviderView, ...]:
         """The providers after one of them has said what it has: a call that comes right after the start waits for that."""
@@ -292,7 +307,7 @@ class Completions:
         if longest < LEAST_ANSWER:
             return False
         amount = bound(quote.price, quote.prompt_tokens, longest)
-        run.quotes[target] = _Quote(quote.price, quote.prompt_tokens, longest, amount)
+        run.quotes[target] = structs.replace(quote, longest_answer=longest, bound=amount)
         run.clamped.add(target)
         return True
 
@@ -320,15 +335,19 @@ class Completions:
             self._providers[target.provider],
             self._clock,
             source=source,
-            start=start,
+            reserve=Reserve(
+                start,
+                quote.bound,
+                self._admission(run),
+                lease_s=source.config.timeout_s + LEASE_GRACE_S,
+                marks=("clamped",) if target in run.clamped else (),
+                confirmed=None if token is None else Confirmed(token, run.body, run.call.actor),
+            ),
             chat=run.call.chat,
             price=quote.price,
-            amount=quote.bound,
             prompt_tokens=quote.prompt_tokens,
             longest_answer=quote.longest_answer,
-            admission=self._admission(run),
-            marks=("clamped",) if target in run.clamped else (),
-            confirmed=None if token is None else Confirmed(token, run.body, run.call.actor),
+            counted_prompt=quote.about,
         )
 
     async def _attempt(self, run: _Run, target: Target, held: Held) -> Reply:
@@ -338,12 +357,15 @@ class Completions:
         question = Question(source, target.model, request, held.usage_id, run.call.emit if chat.stream else None)
         async with held:
             try:
-                return await self._exchange.ask(question, held.progress)
+                reply = await self._exchange.ask(question, held.progress)
+                if self._tokenizer is not None and held.progress.counted is None:
+                    held.counted_answer = await self._tokenizer.count_text(held.progress.emitted_text(), target.model)
             except UnknownModel as fault:
                 raise _with_nearest(fault, target, run.views) from fault
             except asyncio.CancelledError as cancelled:
                 held.progress.aborted = True
                 self._interrupt(run, held, cancelled)
+            return reply
 
     def _interrupt(self, run: _Run, held: Held, cancelled: asyncio.CancelledError) -> NoReturn:
         """A cancellation as the fault that it was: the client's, the deadline's, the shutdown's."""
@@ -424,8 +446,13 @@ class Completions:
     def _new_quote(self, run: _Run, target: Target) -> _Quote:
         view = next(v for v in run.views if v.name == target.provider)
         price = self._catalogue.price(view, target.model)
-        factor = OPENAI_FACTOR_MILLI if view.kind == "openai" else OTHER_FACTOR_MILLI
-        tokens, longest = prompt_upper_bound(run.call.chat, factor, target.model), self._longest_answer(run, target)
+        openai, longest = view.kind == "openai", self._longest_answer(run, target)
+        exact = run.counted.get(target.model) if openai else None
+        if exact is not None:
+            amount = None if price is None else bound(price, exact.at_most, longest)
+            return _Quote(price, exact.at_most, longest, amount, exact.about)
+        factor = OPENAI_FACTOR_MILLI if openai else OTHER_FACTOR_MILLI
+        tokens = prompt_upper_bound(run.call.chat, factor, target.model)
         return _Quote(price, tokens, longest, None if price is None else bound(price, tokens, longest))
 
     def _longest_answer(self, run: _Run, target: Target) -> int:
@@ -495,6 +522,7 @@ def _warnings(run: _Run, held: Held, *, simulated: bool) -> list[Warned]:
         found.append(
             Warned("price_unknown", f"no price is known for `{run.attempts[-1].model}`; its cost is not counted")
         )
-    if end.token_source == "estimate":  # noqa: S105  tokens of a model, not of a login
-        found.append(Warned("estimated", "the provider gave no token counts; they are estimated"))
+    if end.token_source != "provider":  # noqa: S105  tokens of a model, not of a login
+        how = "counted here" if end.token_source == "tokenizer" else "estimated"  # noqa: S105
+        found.append(Warned("estimated", f"the provider gave no token counts; they are {how}"))
     return found

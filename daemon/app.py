@@ -41,6 +41,7 @@ from actors.store.dispatched import Dispatched, boot_id, open_dispatched
 from actors.store.price_book import PriceBook, open_price_book
 from actors.store.sqlite import Store, open_store
 from actors.supervise import Supervisor
+from actors.tokenizer import open_tokenizer
 from daemon import systemd
 from daemon.config import AlertsSection, Config
 from daemon.log import Lines
@@ -106,6 +107,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
             keep_prices(paths.state, sources, catalogue, prices_known),
             open_books(paths.state, config) as (store, dispatched, sent),
             open_transports() as transports,
+            open_tokenizer(clock.monotonic, wanted=config.daemon.exact_tokens) as tokenizer,
             Supervisor() as actors,
         ):
             ids = Ids(clock.now_us, await last_id(store))
@@ -138,6 +140,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                     lambda source: transports["probes" if source.config.proxy else "calls"], dispatched, clock
                 ),
                 prices_known=prices_known,
+                tokenizer=tokenizer,
                 clock=clock,
                 ids=ids,
             )
