@@ -46,6 +46,17 @@ ENGLISH = (
     "ney in my purse, and nothing particular to interest me on shore, I thought I would s"
     "ail about a little and see the watery part of the world."
 )
+SERIAL = """import sys, struct
+read, write, n = sys.stdin.buffer.read, sys.stdout.buffer, 0
+while True:
+    write.write(struct.pack("<I", n))
+    write.flush()
+    read(5)
+    while size := struct.unpack("<I", read(4))[0]:
+        read(size)
+    n += 1
+"""
+"""A child that answers a question of one text with its number."""
 READY = "import sys, struct; sys.stdout.buffer.write(struct.pack('<I', 0)); sys.stdout.flush(); "
 SHORTEST_BLINK_S = 0.001
 
@@ -288,6 +299,21 @@ class TestChild:
             began = time.monotonic()
             assert await asyncio.gather(*(run.tokenizer.count_text("x", GPT) for _ in range(3))) == [None] * 3
             assert time.monotonic() - began < WAIT_S
+
+    async def test_closing_waits_for_a_child_that_is_being_ended(self):
+        async with Running(sys.executable, "-c", READY + "sys.stdin.buffer.read(5)") as run:
+            assert await run.tokenizer.count_text("x", GPT) is None
+            while not (run.tokenizer._burying or run.tokenizer._keeper.done()):  # noqa: ASYNC110  each turn counts
+                await asyncio.sleep(0)
+        assert not run.tokenizer._keeper.cancelled()
+
+    async def test_it_is_not_asked_what_nobody_waits_for(self):
+        async with Running(sys.executable, "-c", SERIAL) as run:
+            asking = [asyncio.create_task(run.tokenizer.count_text("x", GPT)) for _ in range(20)]
+            await asyncio.sleep(0)
+            for task in asking:
+                task.cancel()
+            assert await run.tokenizer.count_text("x", GPT) <= 2
 
     def test_breaking_off_inside_a_question_is_an_error(self):
         if not installed():
