@@ -53,7 +53,7 @@ class Held:
         self._price = price
         self._prompt_tokens = prompt_tokens
         self._longest_answer = longest_answer
-        self._counted_prompt = counted_prompt
+        self.counted_prompt = counted_prompt
         self._probe: int | None = None
         self._began = clock.monotonic()
         self.progress = Progress()
@@ -145,8 +145,8 @@ class Held:
 
     def _prompt_estimate(self) -> int:
         """About the prompt's tokens; with images, tools or a schema the upper bound, since only the provider knows better."""
-        if self._counted_prompt is not None:
-            return self._counted_prompt
+        if self.counted_prompt is not None:
+            return self.counted_prompt
         if _is_plain(self._chat):
             return emitted_estimate("\n".join(message.text() for message in self._chat.messages))
         return self._prompt_tokens
@@ -163,7 +163,7 @@ class Held:
             prompt_tokens=0 if counted else self._prompt_estimate(),
             emitted="" if counted else progress.emitted_text(),
             emitted_tokens=self.counted_answer,
-            by_tokenizer=self._counted_prompt is not None,
+            by_tokenizer=self.counted_prompt is not None,
             streamed=self._chat.stream,
             policy=self._source.billing_on_cancel,
             at_s=self._reserve.start.created_at / MICRO,

@@ -200,7 +200,7 @@ class Completions:
         call_id = call.call_id or self._ids.next()
         counted: Mapping[str, PromptTokens] = {}
         if self._tokenizer is not None:
-            at_openai = {view.name for view in views if view.kind == "openai"}
+            at_openai = {view.name for view in views if view.kind == "openai" and not view.local}
             counted = await self._tokenizer.counts(chat, {t.model for t in made.targets if t.provider in at_openai})
         return _Run(call, call_id, preferences, made, made.targets, made.rejected, made.reason, views, counted)
 
@@ -358,7 +358,7 @@ class Completions:
         async with held:
             try:
                 reply = await self._exchange.ask(question, held.progress)
-                if self._tokenizer is not None and held.progress.counted is None:
+                if self._tokenizer is not None and held.counted_prompt is not None and held.progress.counted is None:
                     held.counted_answer = await self._tokenizer.count_text(held.progress.emitted_text(), target.model)
             except UnknownModel as fault:
                 raise _with_nearest(fault, target, run.views) from fault
