@@ -23,6 +23,7 @@ from protocols.budget import (
     Account,
     Balance,
     Books,
+    CountUnknown,
     Grant,
     Mark,
     OpenHold,
@@ -361,6 +362,15 @@ class Ledger(Actor):
                 for i, user, model, amount, state, at, marks in await self._store.read(SQL["listed_holds"])
             ]
         )
+
+    @handles(CountUnknown)
+    def count_unknown(self, _: CountUnknown) -> Wait[int]:
+        """How many holds are unknown."""
+        return Wait(self._count_unknown())
+
+    async def _count_unknown(self) -> int:
+        ((count,),) = await self._store.read(SQL["count_unknown"])
+        return int(count)
 
     @handles(Verify)
     def verify(self, _: Verify) -> Wait[Verdict]:

@@ -336,5 +336,9 @@ class ReadHolds(Request[HoldList], frozen=True):
     """Ledger: holds that are open or unknown."""
 
 
+class CountUnknown(Request[int], frozen=True):
+    """Ledger: how many attempts have an outcome that nobody knows."""
+
+
 class Verify(Request[Verdict], frozen=True):
     """Ledger: recompute the balances from the journal and compare."""

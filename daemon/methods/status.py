@@ -9,7 +9,7 @@ from actors.session import SessionContext
 from daemon import __version__
 from daemon.methods.method import Caller
 from daemon.world import World
-from protocols.budget import Standing
+from protocols.budget import CountUnknown, Standing
 from protocols.provider import AVAILABLE, ProviderStatus, ReadStatuses
 from protocols.rpc import Ping
 from protocols.status import ActorRow, DaemonStatus, Status
@@ -25,7 +25,7 @@ async def status(world: World, caller: Caller, _: Status) -> DaemonStatus:
     providers = await world.pool.call(ReadStatuses())
     everybody = "operate" in caller.peer.rights
     spend = await world.budget.call(Standing(None if everybody else caller.peer.account))
-    warnings = [*world.notes, *_warnings(world, providers)]
+    warnings = [*world.notes, *_warnings(world, providers), *await _unknown(world)]
     now = world.clock.now_us()
     actors = [_row(ref) for ref in world.supervisor.refs if ref.actor_class is not SessionContext]
     return DaemonStatus(
@@ -43,6 +43,12 @@ async def status(world: World, caller: Caller, _: Status) -> DaemonStatus:
         actors=actors,
         warnings=warnings,
     )
+
+
+async def _unknown(world: World) -> list[str]:
+    count = await world.ledger.call(CountUnknown())
+    calls = "1 call" if count == 1 else f"{count} calls"
+    return [f"what came of {calls} is unknown: posted at the hold, `daemonctl holds` lists them"] if count else []
 
 
 def _row(ref: object) -> ActorRow:

@@ -76,6 +76,9 @@ FROM holds WHERE state = 'held' ORDER BY id
 -- name: listed_holds
 SELECT id, user, model, amount, state, created_at, marks FROM holds ORDER BY id
 
+-- name: count_unknown
+SELECT count(*) FROM holds WHERE state = 'unknown'
+
 -- name: unknown_hold
 SELECT holds.state, usage.cost, (SELECT max(entry) FROM journal WHERE usage_id = holds.id)
 FROM holds LEFT JOIN usage ON usage.id = holds.id WHERE holds.id = ?
