@@ -79,24 +79,18 @@ class Held:
         return self.end
 
     async def __aenter__(self) -> Self:
+        queued = self._reserve.admission == "queue"  # who waits for money keeps no provider busy
         try:
-            if self._reserve.admission == "queue":  # who waits for money keeps no provider busy
-                await self._hold()
-                await self._lease()
-            else:
-                await self._lease()
-                await self._hold()
+            if queued:
+                self.marks = await self._budget.call(self._reserve)
+                self._began = self._clock.monotonic()  # and the wait is not the provider's latency
+            self._probe = await self._provider.call(Lease(self._prompt_tokens + self._longest_answer))
+            if not queued:
+                self.marks = await self._budget.call(self._reserve)
         except BaseException as error:
             self._let_go(error)
             raise
         return self
-
-    async def _lease(self) -> None:
-        self._probe = await self._provider.call(Lease(self._prompt_tokens + self._longest_answer))
-        self._began = self._clock.monotonic()  # what was waited for money is not the provider's latency
-
-    async def _hold(self) -> None:
-        self.marks = await self._budget.call(self._reserve)
 
     def _let_go(self, error: BaseException) -> None:
         """Not entered: the lease is given back, and the hold closed at nothing, if there are any."""

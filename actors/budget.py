@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import tzinfo
 
 import structlog
@@ -198,6 +198,8 @@ class BudgetActor(Actor):
         start = request.start
         posting = self._posting(start.user, start.app, start.provider, start.created_at)
         amount = self._priced(posting, start.model, request.amount)
+        if request.confirmed is None and has_room(posting.bounds, amount):
+            return Wait(self._durable(self._take(request, amount, posting, FITS)))
         verdict = self._judge(request, amount, posting)
         if isinstance(verdict, Admitted):
             return Wait(self._durable(self._take(request, amount, posting, verdict)))
@@ -359,7 +361,7 @@ class BudgetActor(Actor):
             log.warning("overrun", usage_id=request.usage_id, hold_nano_usd=hold.amount, cost_nano_usd=cost)
         if marks != hold.marks:
             hold = OpenHold(hold.start, hold.amount, hold.accounts, marks, hold.lease_until)
-        alerts = self._due(hold.accounts, taken.balances, cost) if cost else ()
+        alerts = self._due(taken, cost) if cost else ()
         settled = self._ledger.deliver(PostSettlement(hold, end, alerts))
         del self._open[request.usage_id]
         self._typical_s += (self._clock.monotonic() - taken.since - self._typical_s) / 16
@@ -520,10 +522,15 @@ class BudgetActor(Actor):
 
     # --- alerts
 
-    def _due(self, accounts: Iterable[Account], balances: Iterable[Balance], cost: int) -> tuple[Alert, ...]:
+    def _due(self, taken: _Hold, cost: int) -> tuple[Alert, ...]:
         """The alerts of spend that is about to rise by `cost`; each counts as raised from now on."""
+        for balance in taken.balances:
+            if balance.spent + cost >= balance.alert_at:
+                break
+        else:
+            return ()
         found: list[Alert] = []
-        for account, balance in zip(accounts, balances, strict=True):
+        for account, balance in zip(taken.hold.accounts, taken.balances, strict=True):
             if balance.spent + cost >= balance.alert_at:
                 found += self._reached(account, balance, balance.spent + cost)
         return tuple(found)

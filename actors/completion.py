@@ -102,7 +102,7 @@ class _Run(Struct):
     views: tuple[ProviderView, ...]
     counted: Mapping[str, PromptTokens]
     body: bytes = b""
-    clamped: set[Target] = field(default_factory=set)
+    clamped: frozenset[Target] = frozenset()
     quotes: dict[Target, _Quote] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
 
@@ -198,7 +198,7 @@ class Completions:
         ):
             await self._prices_known.wait()
         call_id = call.call_id or self._ids.next()
-        counted: Mapping[str, PromptTokens] = {}
+        counted = _NOT_COUNTED
         if self._tokenizer is not None:
             at_openai = {view.name for view in views if view.kind == "openai" and not view.local}
             counted = await self._tokenizer.counts(chat, {t.model for t in made.targets if t.provider in at_openai})
@@ -223,8 +223,8 @@ class Completions:
         return made
 
     async def _first_that_answers(self, run: _Run, began: float) -> ChatAnswer:
-        todo, given_up = deque(run.targets), set[str]()
-        first = run.targets[0]
+        todo, first = deque(run.targets), run.targets[0]
+        given_up: set[str] = set()
         while todo:
             target = todo.popleft()
             held = self._held(run, target)
@@ -308,7 +308,7 @@ class Completions:
             return False
         amount = bound(quote.price, quote.prompt_tokens, longest)
         run.quotes[target] = structs.replace(quote, longest_answer=longest, bound=amount)
-        run.clamped.add(target)
+        run.clamped |= {target}
         return True
 
     def _admission(self, run: _Run) -> Admission:
@@ -474,6 +474,8 @@ _INTERRUPTED = {
     "shutting_down": "the daemon is shutting down; what arrived is in `detail.partial`",
 }
 
+
+_NOT_COUNTED: Mapping[str, PromptTokens] = {}
 
 _MARKED: dict[Mark, str] = {
     "soft": "this call may pass your budget: `admission` is soft",
