@@ -42,6 +42,7 @@ from protocols.budget import (
     Account,
     Balance,
     CheckOverride,
+    Confirmed,
     Fits,
     Forget,
     Grant,
@@ -210,7 +211,8 @@ class BudgetActor(Actor):
         self, request: Reserve, amount: NanoUSD, posting: _Posting, *, not_ahead: int | None = 0
     ) -> Admitted | Refusal:
         """Whether it may be held. Raises OverrideInvalid, whether there is room or not."""
-        confirmed = request.confirmed is not None and self._is_confirmed(request)
+        start = request.start
+        confirmed = self._is_confirmed(request.confirmed, start.user, start.model)
         if not_ahead == 0 and has_room(posting.bounds, amount):
             return FITS
         soft = request.admission == "soft"
@@ -221,9 +223,10 @@ class BudgetActor(Actor):
         """Decides like a reservation and takes nothing."""
         posting = self._posting(request.user, request.app, request.provider, self._clock.now_us())
         amount = self._priced(posting, request.model, request.amount)
+        confirmed = self._is_confirmed(request.confirmed, request.user, request.model)
         if has_room(posting.bounds, amount):
             return
-        verdict = self._decide(posting, amount, soft=request.admission == "soft", confirmed=False)
+        verdict = self._decide(posting, amount, soft=request.admission == "soft", confirmed=confirmed)
         if isinstance(verdict, Refusal) and not (verdict.kind == "held" and request.admission == "queue"):
             raise self._fault(verdict, amount)
 
@@ -429,11 +432,11 @@ class BudgetActor(Actor):
 
     # --- overrides
 
-    def _is_confirmed(self, request: Reserve) -> bool:
-        """Whether the token is for this target; for another one it changes nothing. Raises OverrideInvalid."""
-        confirmed, start = request.confirmed, request.start
-        assert confirmed is not None
-        return self._offers.model_of(confirmed.token, start.user, confirmed.body, self._labels()) == start.model
+    def _is_confirmed(self, confirmed: Confirmed | None, user: str, model: str) -> bool:
+        """Whether there is a token and it is for this target; for another one it changes nothing. Raises OverrideInvalid."""
+        if confirmed is None:
+            return False
+        return self._offers.model_of(confirmed.token, user, confirmed.body, self._labels()) == model
 
     @handles(OfferOverride)
     def offer(self, request: OfferOverride) -> Offer:

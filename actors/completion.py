@@ -141,9 +141,7 @@ class Completions:
         began = self._clock.monotonic()
         session = await self._sessions.call(OpenSession(call.user, call.app))
         run = await self._begin(call, await session.call(Prefer(call.app)))
-        if call.chat.override_token is not None:
-            run.body = chat_body_hash(call.chat)
-            await self._budget.call(CheckOverride(call.chat.override_token, call.user, run.body))
+        await self._check_token(run)
         if run.made.fault is not None:
             fault = run.made.fault
             raise type(fault)(fault.message, detail=dict(fault.detail), retry_after_s=fault.retry_after_s)
@@ -158,12 +156,16 @@ class Completions:
         call = ChatCall(chat, user, app, lambda _: None, lambda: QuorumError, Actor(-1, user, app))
         run = await self._begin(call, await session.call(Prefer(app)))
         fault = run.made.fault
+        try:
+            await self._check_token(run)
+        except QuorumError as invalid:
+            fault, run.targets = invalid, []
         todo = deque(run.targets)
         while fault is None and todo:
             target = todo.popleft()
             try:
-                bound = self._quote(run, target).bound
-                await self._budget.call(Fits(user, app, target.provider, str(target), bound, self._admission(run)))
+                bound, admission, confirmed = self._quote(run, target).bound, self._admission(run), _confirmed(run)
+                await self._budget.call(Fits(user, app, target.provider, str(target), bound, admission, confirmed))
                 break
             except OverBudget as over:
                 fault = self._at_the_limit(run, target, over, todo)
@@ -296,12 +298,19 @@ class Completions:
         run.clamped.add(target)
         return True
 
+    async def _check_token(self, run: _Run) -> None:
+        """Raises OverrideInvalid for a token that is not good, before anything is done with it."""
+        chat = run.call.chat
+        if chat.override_token is not None:
+            run.body = chat_body_hash(chat)
+            await self._budget.call(CheckOverride(chat.override_token, run.call.user, run.body))
+
     def _admission(self, run: _Run) -> Admission:
         return run.call.chat.admission or run.preferences.admission
 
     def _held(self, run: _Run, target: Target) -> Held:
         source = self._sources[target.provider]
-        quote, token = self._quote(run, target), run.call.chat.override_token
+        quote = self._quote(run, target)
         start = AttemptStart(
             usage_id=self._ids.next(),
             call_id=run.call_id,
@@ -328,7 +337,7 @@ class Completions:
             longest_answer=quote.longest_answer,
             admission=self._admission(run),
             marks=("clamped",) if target in run.clamped else (),
-            confirmed=None if token is None else Confirmed(token, run.body, run.call.actor),
+            confirmed=_confirmed(run),
         )
 
     async def _attempt(self, run: _Run, target: Target, held: Held) -> Reply:
@@ -454,6 +463,12 @@ _MARKED: dict[Mark, str] = {
     "unenforced": "your budget is used up; the call ran because you don't enforce it (`enforce_budget_limits`)",
     "clamped": "the longest answer was cut to what fits your budget (`clamp_to_budget`)",
 }
+
+
+def _confirmed(run: _Run) -> Confirmed | None:
+    """The confirmation that the call brings, if it does."""
+    token = run.call.chat.override_token
+    return None if token is None else Confirmed(token, run.body, run.call.actor)
 
 
 def _with_nearest(fault: UnknownModel, target: Target, views: tuple[ProviderView, ...]) -> UnknownModel:

@@ -109,6 +109,7 @@ class Fits(Request[None], frozen=True):
     model: str
     amount: NanoUSD | None
     admission: Admission = "strict"
+    confirmed: Confirmed | None = None
 
 
 class OfferOverride(Request[Offer], frozen=True):

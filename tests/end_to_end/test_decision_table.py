@@ -45,6 +45,8 @@ class House(NamedTuple):
 
 
 LIMITS = """
+[daemon]
+timezone = "UTC"
 [limits]
 month_usd = 100.0
 users."*" = { month_usd = 50.0 }
@@ -177,58 +179,82 @@ def last_row(daemon: Daemon, user: str) -> dict[str, Any]:
 def test_the_decision_table(either, switches):
     enforce, auto, may_override = switches
     user = spender(either, switches)
-    spent_by = f"user:{user[1:]}"
     ended = outcome(either, user)
-    sent = either.sent()
-    row = last_row(either.daemon, user)
+    sent, row = either.sent(), last_row(either.daemon, user)
     if not enforce:
-        assert isinstance(ended, ChatAnswer)
         assert sent == (["claude"], [])
-        assert (ended.model_used, ended.decision.reason, ended.decision.rejected) == ("paid:claude", "explicit_model", [])
-        assert [warning.code for warning in ended.warnings] == ["unenforced"]
-        assert (row["model"], row["marks"], row["held_nano_usd"]) == ("paid:claude", ["unenforced"], CENTS_5)
+        ran(ended, row)
     elif auto and either.local:
-        assert isinstance(ended, ChatAnswer)
         assert sent == ([], ["llama3.2"])
-        assert (ended.model_used, ended.cost_nano_usd) == ("ollama:llama3.2", 0)
-        assert ended.decision.targets == ["ollama:llama3.2"]
-        assert ended.decision.reason == row["reason"] == "budget_exceeded_auto_fallback"
-        ((rejected),) = ended.decision.rejected
-        assert (rejected.model, rejected.code) == ("paid:claude", "budget_exceeded")
-        assert spent_by in rejected.why
-        assert (row["model"], row["marks"], row["cost_nano_usd"]) == ("ollama:llama3.2", [], 0)
-        assert len(ended.attempts) == 1
+        was_replaced(ended, row, user)
     else:
         assert sent == ([], [])
         assert row["model"] == f"paid:{SPENDS}"
-        assert isinstance(ended, QuorumError)
-        known = {key: ended.detail[key] for key in ("scope", "period", "spent_nano_usd", "held_nano_usd")}
-        assert known == {"scope": spent_by, "period": "month", "spent_nano_usd": 1_017_000_000, "held_nano_usd": 0}
-        assert (ended.detail["limit_nano_usd"], ended.detail["percent_used"]) == (DOLLAR, 101.7)
-        assert ended.detail["resets_at"].endswith("-01T00:00:00.000Z")
-        explained = told(either.daemon, user)["decision"]["rejected"]
-        assert [(each["model"], each["code"]) for each in explained] == [("paid:claude", ended.code)]
+        was_refused(ended, user)
+        rejected = told(either.daemon, user)["decision"]["rejected"]
+        assert [(each["model"], each["code"]) for each in rejected] == [("paid:claude", ended.code)]
         if auto:
-            assert isinstance(ended, BudgetExceeded)
-            budget, local = ended.detail["reasons"]
-            assert spent_by in budget
-            assert "no local model is available" in local
-            assert budget in ended.message
-            assert local in ended.message
+            lists_both_reasons(ended, user)
         elif may_override:
-            assert isinstance(ended, OverrideRequired)
-            instead = " or use the free llama3.2" if either.local else ""
-            assert ended.message == f"Budget exceeded (101.7% used). Continue with claude ($0.05){instead}?"
-            assert ended.detail["estimated_nano_usd"] == CENTS_5
-            assert ended.detail["alternative"] == ("ollama:llama3.2" if either.local else None)
-            assert len(ended.detail["override_token"]) >= 20
-            assert ended.detail["expires_at"].endswith("Z")
+            asks(ended, local=either.local)
         else:
             assert isinstance(ended, BudgetExceeded)
-            assert spent_by in ended.message
-            assert "reasons" not in ended.detail
-            assert "override_token" not in ended.detail
+            assert f"user:{user[1:]}" in ended.message
+            assert ended.detail.keys().isdisjoint({"reasons", "override_token", "alternative"})
     either.daemon.balanced()
+
+
+def ran(ended: ChatAnswer | QuorumError, row: dict[str, Any]) -> None:
+    """Because its user does not enforce the budget."""
+    assert isinstance(ended, ChatAnswer)
+    assert (ended.model_used, ended.decision.reason, ended.decision.rejected) == ("paid:claude", "explicit_model", [])
+    assert [warning.code for warning in ended.warnings] == ["unenforced"]
+    assert (row["model"], row["marks"], row["held_nano_usd"]) == ("paid:claude", ["unenforced"], CENTS_5)
+
+
+def was_replaced(ended: ChatAnswer | QuorumError, row: dict[str, Any], user: str) -> None:
+    """By the local model, and says so."""
+    assert isinstance(ended, ChatAnswer)
+    assert (ended.model_used, ended.cost_nano_usd, len(ended.attempts)) == ("ollama:llama3.2", 0, 1)
+    assert ended.decision.targets == ["ollama:llama3.2"]
+    assert ended.decision.reason == row["reason"] == "budget_exceeded_auto_fallback"
+    (rejected,) = ended.decision.rejected
+    assert (rejected.model, rejected.code) == ("paid:claude", "budget_exceeded")
+    assert f"user:{user[1:]}" in rejected.why
+    assert (row["model"], row["marks"], row["cost_nano_usd"]) == ("ollama:llama3.2", [], 0)
+
+
+def was_refused(ended: ChatAnswer | QuorumError, user: str) -> None:
+    """By the user's month, whose figures it tells."""
+    assert isinstance(ended, QuorumError)
+    known = {key: ended.detail[key] for key in ("scope", "period", "spent_nano_usd", "held_nano_usd")}
+    assert known == {
+        "scope": f"user:{user[1:]}",
+        "period": "month",
+        "spent_nano_usd": 1_017_000_000,
+        "held_nano_usd": 0,
+    }
+    assert (ended.detail["limit_nano_usd"], ended.detail["percent_used"]) == (DOLLAR, 101.7)
+    assert ended.detail["resets_at"].endswith("-01T00:00:00.000Z")
+
+
+def lists_both_reasons(ended: QuorumError, user: str) -> None:
+    assert isinstance(ended, BudgetExceeded)
+    budget, local = ended.detail["reasons"]
+    assert f"user:{user[1:]}" in budget
+    assert "no local model is available" in local
+    assert budget in ended.message
+    assert local in ended.message
+
+
+def asks(ended: QuorumError, *, local: bool) -> None:
+    assert isinstance(ended, OverrideRequired)
+    instead = " or use the free llama3.2" if local else ""
+    assert ended.message == f"Budget exceeded (101.7% used). Continue with claude ($0.05){instead}?"
+    assert ended.detail["estimated_nano_usd"] == CENTS_5
+    assert ended.detail["alternative"] == ("ollama:llama3.2" if local else None)
+    assert len(ended.detail["override_token"]) >= 20
+    assert ended.detail["expires_at"].endswith("Z")
 
 
 HARD = [
@@ -254,13 +280,16 @@ def test_limits_of_the_organisation_are_passed_by_no_switch(house, scope, said, 
 def test_a_token_does_not_pass_a_limit_of_the_organisation_that_is_reached_meanwhile(house):
     user, other = new_user(house.daemon, month_usd=0.01), new_user(house.daemon)
     asked = {"model": "shared:claude"}
-    with pytest.raises(OverrideRequired) as offered:
-        ask(house.daemon, user, **asked)
+    tokens = {}
+    for admission in ("strict", "queue"):
+        with pytest.raises(OverrideRequired) as offered:
+            ask(house.daemon, user, **asked, admission=admission)
+        tokens[admission] = offered.value.detail["override_token"]
     ask(house.daemon, other, model=f"shared:{MOST}", max_tokens=9_600)
     house.sent()
-    for admission in ("strict", "soft", "queue"):
+    for admission, token in tokens.items():
         with pytest.raises(BudgetExceeded) as refused:
-            ask(house.daemon, user, **asked, override_token=offered.value.detail["override_token"], admission=admission)
+            ask(house.daemon, user, **asked, override_token=token, admission=admission)
         assert refused.value.detail["scope"] == "provider:shared"
     assert house.sent() == ([], [])
 
@@ -399,7 +428,7 @@ def test_a_budget_that_is_kept_after_the_question_holds_against_its_token(house)
 def test_soft_admission_runs_while_less_than_the_budget_is_spent(house):
     user = new_user(house.daemon, (True, True, True), month_usd=0.04)
     answer = outcome(house, user, model=f"paid:{EXACT}", admission="soft")
-    assert [warning.code for warning in answer.warnings][0] == "soft"
+    assert "soft" in [warning.code for warning in answer.warnings]
     assert last_row(house.daemon, user)["marks"] == ["soft"]
     assert house.sent()[0] != []
     assert outcome(house, user, admission="soft").decision.reason == "budget_exceeded_auto_fallback"
