@@ -157,7 +157,11 @@ def outcome(house: House, user: str, **said: Any) -> ChatAnswer | QuorumError:
     assert house.sent() == ([], [])
     try:
         answer = ask(house.daemon, user, **said)
-    except QuorumError as fault:
+    except QuorumError as error:
+        fault = error
+    else:
+        fault = None
+    if fault is not None:
         assert explained["decision"]["targets"] == []
         assert (explained["fault"]["code"], explained["fault"]["message"]) == (fault.code, fault.message)
         return fault
