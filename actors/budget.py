@@ -445,10 +445,10 @@ class BudgetActor(Actor):
         return self._offers.make(request.user, request.model, request.body, self._labels())
 
     @handles(CheckOverride)
-    def check_override(self, request: CheckOverride) -> None:
-        """Whether it may be used."""
+    def check_override(self, request: CheckOverride) -> str:
+        """Whether it may be used, and for which model."""
         self._turn_periods(self._clock.now_us())
-        self._offers.model_of(request.token, request.user, request.body, self._labels())
+        return self._offers.model_of(request.token, request.user, request.body, self._labels())
 
     def _labels(self) -> tuple[str, ...]:
         return tuple(span.label for span in self._spans)

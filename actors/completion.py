@@ -43,6 +43,9 @@ FALLBACK = frozenset({"provider_unavailable", "provider_error", "rate_limited", 
 REFUSED_BY_BUDGET = frozenset({"budget_exceeded", "budget_held", "override_required", "price_unknown"})
 """Faults of a hop that was not admitted: nothing was sent."""
 
+HOPS: frozenset[Reason] = frozenset({"provider_unhealthy_fallback", "rate_limited_fallback"})
+"""Reasons of a plan whose first target already stands in for another."""
+
 LEAST_ANSWER = 16
 """Tokens of an answer below which clamping is no help."""
 
@@ -81,7 +84,7 @@ class _Run(Struct):
     """A call under way.
 
     State: what was asked, the plan, the targets and rejected candidates as it goes on, why its target was chosen in the end,
-    quotes and attempts so far; `clamped` are the targets whose longest answer was cut.
+    quotes and attempts so far; what a token confirms; `clamped` are the targets whose longest answer was cut.
     """
 
     call: ChatCall
@@ -93,6 +96,7 @@ class _Run(Struct):
     reason: Reason
     views: tuple[ProviderView, ...]
     body: bytes = b""
+    confirmed_model: str | None = None
     clamped: set[Target] = field(default_factory=set)
     quotes: dict[Target, _Quote] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
@@ -164,7 +168,11 @@ class Completions:
         while fault is None and todo:
             target = todo.popleft()
             try:
-                bound, admission, confirmed = self._quote(run, target).bound, self._admission(run), _confirmed(run)
+                bound, admission, confirmed = (
+                    self._quote(run, target).bound,
+                    self._admission(run),
+                    _confirmed(run, target),
+                )
                 await self._budget.call(Fits(user, app, target.provider, str(target), bound, admission, confirmed))
                 break
             except OverBudget as over:
@@ -173,7 +181,10 @@ class Completions:
                 fault = refused
             if fault is not None:
                 run.rejected = [*run.rejected, Rejected(str(target), fault.code, fault.message)]
-                run.targets = []
+                if todo and run.made.reason in HOPS and fault.code in REFUSED_BY_BUDGET:
+                    fault = None
+                else:
+                    run.targets = []
         return self._decision(run), fault
 
     async def _begin(self, call: ChatCall, preferences: Preferences) -> _Run:
@@ -211,7 +222,7 @@ class Completions:
 
     async def _first_that_answers(self, run: _Run, began: float) -> ChatAnswer:
         todo, given_up = deque(run.targets), set[str]()
-        first = run.targets[0]
+        first = run.targets[0] if run.reason not in HOPS else None  # what was chosen is down: all are hops
         while todo:
             target = todo.popleft()
             held = self._held(run, target)
@@ -263,7 +274,8 @@ class Completions:
         quote, auto = self._quote(run, target), run.preferences.auto_fallback_to_local
         forbidden = run.call.chat.allow_fallback is False
         tokens = quote.prompt_tokens + quote.longest_answer
-        best = self._catalogue.best_local(run.views, tokens)
+        failed = {attempt.model for attempt in run.attempts}
+        best = self._catalogue.best_local(run.views, tokens, failed)
         local = None if best is None else Target(best.provider, best.id.partition(":")[2])
         way = way_out(auto_fallback=auto, forbidden=forbidden, local=local, may_override=over.may_override)
         if way == "local" and local is not None:
@@ -303,7 +315,8 @@ class Completions:
         chat = run.call.chat
         if chat.override_token is not None:
             run.body = chat_body_hash(chat)
-            await self._budget.call(CheckOverride(chat.override_token, run.call.user, run.body))
+            check = CheckOverride(chat.override_token, run.call.user, run.body)
+            run.confirmed_model = await self._budget.call(check)
 
     def _admission(self, run: _Run) -> Admission:
         return run.call.chat.admission or run.preferences.admission
@@ -337,7 +350,7 @@ class Completions:
             longest_answer=quote.longest_answer,
             admission=self._admission(run),
             marks=("clamped",) if target in run.clamped else (),
-            confirmed=_confirmed(run),
+            confirmed=_confirmed(run, target),
         )
 
     async def _attempt(self, run: _Run, target: Target, held: Held) -> Reply:
@@ -465,10 +478,12 @@ _MARKED: dict[Mark, str] = {
 }
 
 
-def _confirmed(run: _Run) -> Confirmed | None:
-    """The confirmation that the call brings, if it does."""
+def _confirmed(run: _Run, target: Target) -> Confirmed | None:
+    """The confirmation that the call brings for this target: its token is used up by it and by no other."""
     token = run.call.chat.override_token
-    return None if token is None else Confirmed(token, run.body, run.call.actor)
+    return (
+        Confirmed(token, run.body, run.call.actor) if token is not None and run.confirmed_model == str(target) else None
+    )
 
 
 def _with_nearest(fault: UnknownModel, target: Target, views: tuple[ProviderView, ...]) -> UnknownModel:
