@@ -206,7 +206,7 @@ class TestToken:
             {"override_token": ""},
             {"override_token": "x" * 256},
         ],
-        ids=lambda changed: "-".join(changed),
+        ids="-".join,
     )
     def test_anything_that_is_changed_makes_it_invalid_and_nothing_is_sent(self, daemon, upstream, changed):
         user = spender(daemon, upstream)
