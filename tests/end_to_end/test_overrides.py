@@ -232,15 +232,27 @@ class TestToken:
         assert len(upstream.chats()) == 2
 
     @as_root
-    def test_another_account_can_not_use_it(self, daemon, upstream):
-        user = spender(daemon, upstream)
-        token = asked(daemon, user)
-        messages = [{"role": "user", "content": "hello"}]
-        said = {"messages": messages, "model": "paid:claude", "max_tokens": 500, "override_token": token}
-        with somebody(daemon) as lines:
-            assert call(lines, "chat", **said)[0] == "override_invalid"
-            assert call(lines, "chat", user=user, **said)[0] == "forbidden"
-        assert upstream.chats() == []
+    @pytest.mark.parametrize("user", [None, "bob"])
+    def test_another_account_can_not_use_it_although_it_says_the_very_same(self, daemon, upstream, user):
+        said = {
+            "messages": [{"role": "user", "content": "hello"}],
+            "model": "paid:claude",
+            "max_tokens": 500,
+            "user": user,
+        }
+        with daemon.connect() as quorum, somebody(daemon) as lines:
+            quorum.call("settings.set", key="month_usd", value=0.01, user=user)
+            call(lines, "settings.set", key="month_usd", value=0.01, user=user)
+            with pytest.raises(OverrideRequired) as question:
+                quorum.call("chat", **said)
+            token = question.value.detail["override_token"]
+            assert call(lines, "chat", **said)[0] == "override_required"
+            assert call(lines, "chat", **said, override_token=token)[0] == "override_invalid"
+            assert call(lines, "chat", **said | {"user": "@root"}, override_token=token)[0] == "forbidden"
+            assert upstream.chats() == []
+            assert quorum.call("chat", **said, override_token=token)["text"]
+            quorum.call("settings.unset", key="month_usd", user=user)
+            call(lines, "settings.unset", key="month_usd", user=user)
 
     def test_many_at_once_with_one_token_make_one_call(self, daemon, upstream):
         user = spender(daemon, upstream)
