@@ -42,6 +42,7 @@ from protocols.budget import (
     Account,
     Balance,
     CheckOverride,
+    Confirmed,
     Fits,
     Forget,
     Grant,
@@ -125,7 +126,7 @@ class BudgetActor(Actor):
 
     State: balances by account since a month and a day, open holds by usage id, who waits for room; users' own budgets, overrides
     that were granted or offered; the highest alert raised by account and limit; the current periods and the instants (µs) between
-    which they are, with postings cached for them; and how long a hold lives, on average.
+    which they are, with postings cached for them; and how long a hold lives, on average of the last 16 or so.
     """
 
     def __init__(
@@ -159,6 +160,7 @@ class BudgetActor(Actor):
         self._from_us = self._until_us = 0
         self._postings: dict[tuple[str, str, str], _Posting] = {}
         self._typical_s = TYPICAL_S
+        self._settled = 0
         self._correcting = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -212,7 +214,8 @@ class BudgetActor(Actor):
         self, request: Reserve, amount: NanoUSD, posting: _Posting, *, not_ahead: int | None = 0
     ) -> Admitted | Refusal:
         """Whether it may be held. Raises OverrideInvalid, whether there is room or not."""
-        confirmed = request.confirmed is not None and self._is_confirmed(request)
+        start = request.start
+        confirmed = self._is_confirmed(request.confirmed, start.user, start.model)
         if not_ahead == 0 and has_room(posting.bounds, amount):
             return FITS
         soft = request.admission == "soft"
@@ -223,9 +226,10 @@ class BudgetActor(Actor):
         """Decides like a reservation and takes nothing."""
         posting = self._posting(request.user, request.app, request.provider, self._clock.now_us())
         amount = self._priced(posting, request.model, request.amount)
+        confirmed = self._is_confirmed(request.confirmed, request.user, request.model)
         if has_room(posting.bounds, amount):
             return
-        verdict = self._decide(posting, amount, soft=request.admission == "soft", confirmed=False)
+        verdict = self._decide(posting, amount, soft=request.admission == "soft", confirmed=confirmed)
         if isinstance(verdict, Refusal) and not (verdict.kind == "held" and request.admission == "queue"):
             raise self._fault(verdict, amount)
 
@@ -364,7 +368,8 @@ class BudgetActor(Actor):
         alerts = self._due(taken, cost) if cost else ()
         settled = self._ledger.deliver(PostSettlement(hold, end, alerts))
         del self._open[request.usage_id]
-        self._typical_s += (self._clock.monotonic() - taken.since - self._typical_s) / 16
+        self._settled = min(self._settled + 1, 16)  # the first one says all that is known
+        self._typical_s += (self._clock.monotonic() - taken.since - self._typical_s) / self._settled
         self._move(taken, spent=cost)
         return Wait(self._alerted(settled, alerts)) if alerts else Wait(settled)
 
@@ -431,11 +436,11 @@ class BudgetActor(Actor):
 
     # --- overrides
 
-    def _is_confirmed(self, request: Reserve) -> bool:
-        """Whether the token is for this target; for another one it changes nothing. Raises OverrideInvalid."""
-        confirmed, start = request.confirmed, request.start
-        assert confirmed is not None
-        return self._offers.model_of(confirmed.token, start.user, confirmed.body, self._labels()) == start.model
+    def _is_confirmed(self, confirmed: Confirmed | None, user: str, model: str) -> bool:
+        """Whether there is a token and it is for this target; for another one it changes nothing. Raises OverrideInvalid."""
+        if confirmed is None:
+            return False
+        return self._offers.model_of(confirmed.token, user, confirmed.body, self._labels()) == model
 
     @handles(OfferOverride)
     def offer(self, request: OfferOverride) -> Offer:
@@ -444,10 +449,10 @@ class BudgetActor(Actor):
         return self._offers.make(request.user, request.model, request.body, self._labels())
 
     @handles(CheckOverride)
-    def check_override(self, request: CheckOverride) -> None:
-        """Whether it may be used."""
+    def check_override(self, request: CheckOverride) -> str:
+        """Whether it may be used, and for which model."""
         self._turn_periods(self._clock.now_us())
-        self._offers.model_of(request.token, request.user, request.body, self._labels())
+        return self._offers.model_of(request.token, request.user, request.body, self._labels())
 
     def _labels(self) -> tuple[str, ...]:
         return tuple(span.label for span in self._spans)

@@ -47,6 +47,9 @@ REFUSED_BY_BUDGET = frozenset({"budget_exceeded", "budget_held", "override_requi
 LEASE_GRACE_S = 60.0
 """Seconds that a hold outlives the longest attempt."""
 
+HOPS: frozenset[Reason] = frozenset({"provider_unhealthy_fallback", "rate_limited_fallback"})
+"""Reasons of a plan whose first target already stands in for another."""
+
 LEAST_ANSWER = 16
 """Tokens of an answer below which clamping is no help."""
 
@@ -89,7 +92,8 @@ class _Run(Struct):
     """A call under way.
 
     State: what was asked, the plan, the targets and rejected candidates as it goes on, why its target was chosen in the end,
-    quotes and attempts so far; `counted` is the prompt by a tokenizer, by model; `clamped` are the targets whose longest answer was cut.
+    quotes and attempts so far; `counted` is the prompt by a tokenizer, by model; what a token confirms; `clamped` are the targets
+    whose longest answer was cut.
     """
 
     call: ChatCall
@@ -102,6 +106,7 @@ class _Run(Struct):
     views: tuple[ProviderView, ...]
     counted: Mapping[str, PromptTokens]
     body: bytes = b""
+    confirmed_model: str | None = None
     clamped: frozenset[Target] = frozenset()
     quotes: dict[Target, _Quote] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
@@ -152,9 +157,7 @@ class Completions:
         began = self._clock.monotonic()
         session = await self._sessions.call(OpenSession(call.user, call.app))
         run = await self._begin(call, await session.call(Prefer(call.app)))
-        if call.chat.override_token is not None:
-            run.body = chat_body_hash(call.chat)
-            await self._budget.call(CheckOverride(call.chat.override_token, call.user, run.body))
+        await self._check_token(run)
         if run.made.fault is not None:
             fault = run.made.fault
             raise type(fault)(fault.message, detail=dict(fault.detail), retry_after_s=fault.retry_after_s)
@@ -169,12 +172,20 @@ class Completions:
         call = ChatCall(chat, user, app, lambda _: None, lambda: QuorumError, Actor(-1, user, app))
         run = await self._begin(call, await session.call(Prefer(app)))
         fault = run.made.fault
+        try:
+            await self._check_token(run)
+        except QuorumError as invalid:
+            fault, run.targets = invalid, []
         todo = deque(run.targets)
         while fault is None and todo:
             target = todo.popleft()
             try:
-                bound = self._quote(run, target).bound
-                await self._budget.call(Fits(user, app, target.provider, str(target), bound, self._admission(run)))
+                bound, admission, confirmed = (
+                    self._quote(run, target).bound,
+                    self._admission(run),
+                    _confirmed(run, target),
+                )
+                await self._budget.call(Fits(user, app, target.provider, str(target), bound, admission, confirmed))
                 break
             except OverBudget as over:
                 fault = self._at_the_limit(run, target, over, todo)
@@ -182,7 +193,10 @@ class Completions:
                 fault = refused
             if fault is not None:
                 run.rejected = [*run.rejected, Rejected(str(target), fault.code, fault.message)]
-                run.targets = []
+                if todo and run.made.reason in HOPS and fault.code in REFUSED_BY_BUDGET:
+                    fault = None
+                else:
+                    run.targets = []
         return self._decision(run), fault
 
     async def _begin(self, call: ChatCall, preferences: Preferences) -> _Run:
@@ -223,8 +237,9 @@ class Completions:
         return made
 
     async def _first_that_answers(self, run: _Run, began: float) -> ChatAnswer:
-        todo, first = deque(run.targets), run.targets[0]
+        todo = deque(run.targets)
         given_up: set[str] = set()
+        first = run.targets[0] if run.reason not in HOPS else None  # what was chosen is down: all are hops
         while todo:
             target = todo.popleft()
             held = self._held(run, target)
@@ -276,7 +291,8 @@ class Completions:
         quote, auto = self._quote(run, target), run.preferences.auto_fallback_to_local
         forbidden = run.call.chat.allow_fallback is False
         tokens = quote.prompt_tokens + quote.longest_answer
-        best = self._catalogue.best_local(run.views, tokens)
+        failed = {attempt.model for attempt in run.attempts}
+        best = self._catalogue.best_local(run.views, tokens, failed)
         local = None if best is None else Target(best.provider, best.id.partition(":")[2])
         way = way_out(auto_fallback=auto, forbidden=forbidden, local=local, may_override=over.may_override)
         if way == "local" and local is not None:
@@ -311,12 +327,20 @@ class Completions:
         run.clamped |= {target}
         return True
 
+    async def _check_token(self, run: _Run) -> None:
+        """Raises OverrideInvalid for a token that is not good, before anything is done with it."""
+        chat = run.call.chat
+        if chat.override_token is not None:
+            run.body = chat_body_hash(chat)
+            check = CheckOverride(chat.override_token, run.call.user, run.body)
+            run.confirmed_model = await self._budget.call(check)
+
     def _admission(self, run: _Run) -> Admission:
         return run.call.chat.admission or run.preferences.admission
 
     def _held(self, run: _Run, target: Target) -> Held:
         source = self._sources[target.provider]
-        quote, token = self._quote(run, target), run.call.chat.override_token
+        quote = self._quote(run, target)
         start = AttemptStart(
             usage_id=self._ids.next(),
             call_id=run.call_id,
@@ -341,7 +365,7 @@ class Completions:
                 self._admission(run),
                 lease_s=source.config.timeout_s + LEASE_GRACE_S,
                 marks=("clamped",) if target in run.clamped else (),
-                confirmed=None if token is None else Confirmed(token, run.body, run.call.actor),
+                confirmed=_confirmed(run, target),
             ),
             chat=run.call.chat,
             price=quote.price,
@@ -372,7 +396,8 @@ class Completions:
         kind = run.call.interrupted()
         if kind is QuorumError:
             raise cancelled
-        detail = {"partial": held.progress.text(), "usage_id": held.usage_id}
+        # One that was cancelled while it waited for its hold has no row.
+        detail = {"partial": held.progress.text(), "usage_id": None if held.marks is None else held.usage_id}
         raise kind(_INTERRUPTED.get(kind.code, "the call was cancelled"), detail=detail) from cancelled
 
     def _explain_failure(self, run: _Run, error: QuorumError) -> None:
@@ -483,6 +508,14 @@ _MARKED: dict[Mark, str] = {
     "unenforced": "your budget is used up; the call ran because you don't enforce it (`enforce_budget_limits`)",
     "clamped": "the longest answer was cut to what fits your budget (`clamp_to_budget`)",
 }
+
+
+def _confirmed(run: _Run, target: Target) -> Confirmed | None:
+    """The confirmation that the call brings for this target: its token is used up by it and by no other."""
+    token = run.call.chat.override_token
+    return (
+        Confirmed(token, run.body, run.call.actor) if token is not None and run.confirmed_model == str(target) else None
+    )
 
 
 def _with_nearest(fault: UnknownModel, target: Target, views: tuple[ProviderView, ...]) -> UnknownModel:

@@ -109,6 +109,7 @@ class Fits(Request[None], frozen=True):
     model: str
     amount: NanoUSD | None
     admission: Admission = "strict"
+    confirmed: Confirmed | None = None
 
 
 class OfferOverride(Request[Offer], frozen=True):
@@ -119,8 +120,11 @@ class OfferOverride(Request[Offer], frozen=True):
     body: bytes
 
 
-class CheckOverride(Request[None], frozen=True):
-    """Is this token good for this user and request? Raises OverrideInvalid; the token stays good until a hold is taken with it."""
+class CheckOverride(Request[str], frozen=True):
+    """The model that this token is good for, for this user and request. Raises OverrideInvalid.
+
+    The token stays good until a hold is taken with it.
+    """
 
     token: str
     user: str

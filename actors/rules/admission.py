@@ -151,7 +151,8 @@ def decide(
 ) -> Admitted | Refusal:
     """Whether an attempt may be held, for all its limits at once.
 
-    Hard limits come first, then the user's budget with what lets an attempt pass it, then holds that may settle. Of the amounts
+    Hard limits come first, then the user's budget with what lets an attempt pass it, then holds that may settle. What is
+    `confirmed` passes budgets whose owners allow that (`may_override`) as they are now. Of the amounts
     that wait for room on an account, `not_ahead` do not wait before this one; None says that nobody does.
     """
     if amount == 0:
@@ -165,7 +166,10 @@ def decide(
     if "hard" in cases:
         return _refusal("hard", cases["hard"][0], bounds)
     over, used = cases.get("budget", []), list[Allowance]()
-    for bound in () if confirmed else over:
+    # Those that nobody may pass come first: asking about another one would promise what does not hold.
+    for bound in sorted(over, key=lambda each: each.may_override):
+        if confirmed and bound.may_override:
+            continue
         allowance = _allowance(bound, amount, allowances or {})
         if allowance is None:
             return _refusal("budget", bound, bounds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Protocol
 
 from msgspec import Meta, Struct
@@ -114,8 +114,10 @@ class Catalogue:
         best = self.best_local(self._seen)
         return None if best is None else best.id
 
-    def best_local(self, views: tuple[ProviderView, ...], tokens: int = 0) -> ModelInfo | None:
-        """The best local model that is available and has room for so many tokens: by quality, then in config order.
+    def best_local(
+        self, views: tuple[ProviderView, ...], tokens: int = 0, failed: Collection[str] = ()
+    ) -> ModelInfo | None:
+        """The best local model that is available, has room for so many tokens and has not `failed`: by quality, then in config order.
 
         One whose context nobody knows counts as large enough. Simulated ones count only where there is nothing else.
         """
@@ -123,7 +125,10 @@ class Catalogue:
         fitting = [
             m
             for m in self.infos(views)
-            if m.local and m.available and (m.context_tokens is None or m.context_tokens >= tokens)
+            if m.local
+            and m.available
+            and m.id not in failed
+            and (m.context_tokens is None or m.context_tokens >= tokens)
         ]
         return max(fitting, key=lambda m: m.quality or 0.0, default=None)
 
