@@ -1,6 +1,7 @@
 """What a call that does not fit right now hears, waits for or may do all the same: `strict`, `queue` and `soft`."""
 
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -104,9 +105,16 @@ def most_at_once(chats: list[dict]) -> int:
     return most
 
 
+def line(daemon: Daemon) -> int:
+    """How many calls wait for room."""
+    (state,) = [row["state"] for row in daemon.call("status")["actors"] if row["state"].startswith("<BudgetActor ")]
+    found = re.search(r"(\d+) waiting", state)
+    return int(found[1]) if found else 0
+
+
 def waiting(daemon: Daemon, calls: int) -> None:
     """Until so many calls wait for room."""
-    eventually(lambda: f", {calls} waiting" in daemon.call("status")["actors"]["budget"]["now"], f"{calls} wait")
+    eventually(lambda: line(daemon) == calls, f"{calls} wait")
 
 
 @contextmanager
@@ -140,7 +148,7 @@ def test_eight_long_answers_on_a_small_budget_run_as_far_as_they_fit_and_the_oth
             assert end["detail"]["held_nano_usd"] == 24_000_000_000
             assert LIFE_S < end["retry_after_s"] < 2 * LIFE_S
         time.sleep(refused[0]["retry_after_s"] + 0.1)
-        ask(lines, *[call] * 3, first=8)  # 4 × 0.75 $ are spent: 22 $ are left
+        ask(lines, *[call] * 3, first=8)  # four have cost 0.75 $ each: 22 $ are left
         assert said(sorted(ends(lines, 7), key=lambda end: end["id"])) == dict.fromkeys((0, 1, 2, 3, 8, 9, 10), "done")
         daemon.balanced()
 
@@ -156,7 +164,7 @@ def test_eight_long_answers_on_a_small_budget_all_run_one_behind_the_other_and_n
         assert sorted(order(upstream)[:4]) == [0, 1, 2, 3]
         assert most_at_once(upstream.chats()) == 4
         daemon.balanced()
-        assert daemon.spent() == 6_000_000_000  # 8 × 0.75 $
+        assert daemon.spent() == 6_000_000_000  # eight times 0.75 $
         ask(lines, call | {"admission": "strict"})
         assert said(ends(lines, 1)) == {0: "done"}
         daemon.balanced()
@@ -196,7 +204,7 @@ def test_a_queued_burst_on_a_small_remainder_runs_in_its_order_as_long_as_there_
 def test_who_waits_gets_the_turn_in_the_order_of_coming_whatever_the_size(daemon, upstream):
     chance = random.Random(3)
     with daemon.json_lines() as lines:
-        sizes = [chance.randint(51, 98) for _ in range(12)]  # two never fit
+        sizes = [chance.randint(51, 98) for _ in range(12)]  # no two fit together
         ask(lines, *[asked(CHEAP, cents, admission="queue") for cents in sizes])
         assert list(said(ends(lines, 12)).items()) == [(at, "done") for at in range(12)]
     assert order(upstream) == list(range(12))
@@ -345,7 +353,7 @@ def test_however_users_sizes_providers_and_ways_to_leave_mix_nobody_who_waits_is
         assert set(counted) == {"done", "budget_held", "deadline", "cancelled"}
         assert counted["done"] > 100
         assert most_at_once(upstream.chats()) > 1
-        assert "waiting" not in daemon.call("status")["actors"]["budget"]["now"]
+        assert line(daemon) == 0
         daemon.balanced()
 
 
@@ -392,8 +400,13 @@ def test_soft_admits_while_less_than_the_budget_is_spent_and_says_so_on_the_rows
 
 @pytest.mark.parametrize(
     "limits",
-    ["month_usd = 0.5", "apps.unknown = { month_usd = 0.5 }", "providers.paid = { month_usd = 0.5 }"]
-    + ['users."*" = { month_usd = 0.5, hard = true }', "day_usd = 0.5"],
+    [
+        "month_usd = 0.5",
+        "day_usd = 0.5",
+        "apps.unknown = { month_usd = 0.5 }",
+        "providers.paid = { month_usd = 0.5 }",
+        'users."*" = { month_usd = 0.5, hard = true }',
+    ],
 )
 def test_soft_passes_no_hard_limit(limits, upstream):
     with running_daemon.running(config(upstream, f"[limits]\n{limits}\n")) as daemon, daemon.json_lines() as lines:
