@@ -119,13 +119,16 @@ def test_overspend_by_read_then_write(upstream):
 @pytest.mark.parametrize("admission", ["strict", "queue", "soft"])
 @pytest.mark.parametrize("limit", ["month_usd = 0.3", "providers.paid = { month_usd = 0.3 }"])
 def test_a_free_primary_with_a_paid_fallback_that_passes_the_budget(limit, admission):
-    broken = model(fail=503, latency_ms=20)
-    with simulated_provider.running(models=[broken]) as free, simulated_provider.running(models=[BELOW]) as paid:
+    broken = model("broken", fail=503, latency_ms=20)
+    with (
+        simulated_provider.running(models=["broken"]) as free,
+        simulated_provider.running(models=["m"], response_tokens=8 * CENT, latency_ms=100) as paid,
+    ):
         sections = [
             f"[limits]\n{limit}\n",
             provider("free", "openai", free.base_url(), local=True),
             provider("paid", "openai", paid.base_url()),
-            priced(f"paid:{BELOW}", usd_in=0.0, usd_out=100.0),
+            priced("paid:m", usd_in=0.0, usd_out=100.0) + '[models."free:broken"]\nretired = true\n',
         ]
         with running_daemon.running("\n".join(sections)) as daemon, daemon.json_lines() as lines:
             eventually(lambda: len({m["provider"] for m in daemon.call("models")["models"]}) == 2, "both have listed")
