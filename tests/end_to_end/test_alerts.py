@@ -157,6 +157,8 @@ def test_a_restart_right_after_the_call_that_crossed_repeats_none_and_loses_none
         daemon.start()
         assert [level for level, _ in raised(daemon)] == expected
     assert expected == LEVELS
+    told = Counter(line["reached"] for line in daemon.log() if line["event"] == "alert")
+    assert told == dict.fromkeys(LEVELS, 1)  # not told again at a start either
 
 
 def test_a_call_whose_end_a_crash_hid_is_posted_at_its_hold_and_raises_what_that_reaches(daemon, upstream):
