@@ -159,8 +159,7 @@ class Completions:
         run = await self._begin(call, await session.call(Prefer(call.app)))
         await self._check_token(run)
         if run.made.fault is not None:
-            fault = run.made.fault
-            raise type(fault)(fault.message, detail=dict(fault.detail), retry_after_s=fault.retry_after_s)
+            raise self._told_now(run.made.fault, run.views)
         try:
             return await self._first_that_answers(run, began)
         finally:
@@ -171,7 +170,7 @@ class Completions:
         session = await self._sessions.call(OpenSession(user, app))
         call = ChatCall(chat, user, app, lambda _: None, lambda: QuorumError, Actor(-1, user, app))
         run = await self._begin(call, await session.call(Prefer(app)))
-        fault = run.made.fault
+        fault = None if run.made.fault is None else self._told_now(run.made.fault, run.views)
         try:
             await self._check_token(run)
         except QuorumError as invalid:
@@ -198,6 +197,12 @@ class Completions:
                 else:
                     run.targets = []
         return self._decision(run), fault
+
+    def _told_now(self, fault: QuorumError, views: tuple[ProviderView, ...]) -> QuorumError:
+        """A plan's fault of one's own: a plan is told many times, and the wait that it means goes on meanwhile."""
+        until = next((view.retry_at for view in views if view.name == fault.detail.get("provider")), None)
+        wait_s = None if until is None else round(max(until - self._clock.monotonic(), 0.0), 3)
+        return type(fault)(fault.message, detail=dict(fault.detail), retry_after_s=wait_s)
 
     async def _begin(self, call: ChatCall, preferences: Preferences) -> _Run:
         chat = call.chat

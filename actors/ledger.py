@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, cast
 
-import msgspec
 import structlog
 
 from actors.base import Actor, Ref, Wait, handles
@@ -284,8 +283,7 @@ class Ledger(Actor):
     @handles(ReadAlerts)
     def read_alerts(self, request: ReadAlerts) -> Wait[list[Alert]]:
         """The newest alerts."""
-        scopes = None if request.scopes is None else msgspec.json.encode(request.scopes).decode()
-        return Wait(self._alerts((scopes, request.last)))
+        return Wait(self._alerts((request.user, request.last)))
 
     async def _alerts(self, parameters: tuple[str | None, int]) -> list[Alert]:
         return [_alert(row) for row in await self._store.read(SQL["newest_alerts"], parameters)]

@@ -77,7 +77,7 @@ class ProviderActor(Actor):
         self._buckets = _buckets(source.config, clock.monotonic())
         self._record = _Record(why=source.misconfigured)
         self._models: tuple[str, ...] = ()
-        self._shown: tuple[State, tuple[str, ...]] = ("unknown", ())
+        self._shown: tuple[State, tuple[str, ...], float | None] = ("unknown", (), None)
 
     def __repr__(self) -> str:
         return f"<ProviderActor {self._source.name} {self._state()}, {self._record.in_flight} in flight>"
@@ -221,17 +221,21 @@ class ProviderActor(Actor):
         return "unknown" if self._record.proved_at is None else "healthy"
 
     def _retry_after_s(self) -> float | None:
-        now = self._clock.monotonic()
-        waits = (self._limited_until - now, self._breaker.wait_s(now) or 0.0)
-        return round(max(waits), 3) if max(waits) > 0 else None
+        until = self._retry_at()
+        return None if until is None else round(until - self._clock.monotonic(), 3)
+
+    def _retry_at(self) -> float | None:
+        broken_until = None if self._breaker.probing else self._breaker.retry_at
+        until = max(self._limited_until, broken_until or 0.0)
+        return until if until > self._clock.monotonic() else None
 
     def _show_if_changed(self) -> None:
-        if (self._state(), self._models) != self._shown:
+        if (self._state(), self._models, self._retry_at()) != self._shown:
             self._show()
 
     def _show(self) -> None:
         source = self._source
-        self._shown = (self._state(), self._models)
+        self._shown = (self._state(), self._models, self._retry_at())
         self._tell_view(
             ViewChanged(
                 ProviderView(
@@ -245,7 +249,7 @@ class ProviderActor(Actor):
                     billing_on_cancel=source.billing_on_cancel,
                     needs_key=source.dialect.needs_key and not source.simulated,
                     models=self._models,
-                    retry_after_s=self._retry_after_s(),
+                    retry_at=self._retry_at(),
                 )
             )
         )

@@ -323,10 +323,10 @@ class ReadGroups(Request[list[SpendGroup]], frozen=True):
 
 
 class ReadAlerts(Request[list[Alert]], frozen=True):
-    """Ledger: the newest alerts, newest first: of these scopes, or with None of all."""
+    """Ledger: the newest alerts, newest first: the daemon's, this user's and those of names below, or with None all."""
 
     last: int
-    scopes: tuple[str, ...] | None = None
+    user: str | None = None
 
 
 class ReadAudit(Request[AuditEntries], frozen=True):

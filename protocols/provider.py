@@ -41,7 +41,7 @@ class ProviderConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class ProviderView(Struct, frozen=True):
-    """A provider as routing sees it. `models` are those that it lists, in its order."""
+    """A provider as routing sees it. `models` are those that it lists, in its order; `retry_at` is when its wait ends (monotonic)."""
 
     name: str
     kind: Kind
@@ -53,7 +53,7 @@ class ProviderView(Struct, frozen=True):
     billing_on_cancel: BillingOnCancel
     needs_key: bool
     models: tuple[str, ...]
-    retry_after_s: float | None = None
+    retry_at: float | None = None
 
 
 class ReadProviders(Request[Any], frozen=True):

@@ -222,11 +222,9 @@ def _fault(target: Target, world: World) -> QuorumError | None:
         case "misconfigured":
             return Misconfigured(message, detail=detail)
         case "rate_limited":
-            return RateLimited(message, detail=detail, retry_after_s=view.retry_after_s)
+            return RateLimited(message, detail=detail)
         case _:
-            return ProviderUnavailable(
-                f"{message}; it is tried again by itself", detail=detail, retry_after_s=view.retry_after_s
-            )
+            return ProviderUnavailable(f"{message}; it is tried again by itself", detail=detail)
 
 
 def _nothing(world: World) -> QuorumError:

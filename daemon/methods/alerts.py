@@ -11,9 +11,7 @@ from protocols.budget import ReadAlerts, ReadAudit
 
 async def alerts(world: World, caller: Caller, params: Alerts) -> AlertList:
     """The caller's alerts and the daemon's; with `operate` everybody's."""
-    user = caller.whose(params.user)
-    scopes = None if user is None else ("daemon", f"user:{user}")
-    return AlertList(await world.ledger.call(ReadAlerts(params.last, scopes)))
+    return AlertList(await world.ledger.call(ReadAlerts(params.last, caller.whose(params.user))))
 
 
 async def audit(world: World, caller: Caller, params: Audit) -> AuditEntries:

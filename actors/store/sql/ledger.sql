@@ -93,7 +93,8 @@ WHERE (period = 'month' AND label >= ?) OR (period = 'day' AND label >= ?) ORDER
 
 -- name: newest_alerts
 SELECT scope, period, label, level, limit_nano, spent, at, suggestion FROM alerts
-WHERE ?1 IS NULL OR scope IN (SELECT value FROM json_each(?1)) ORDER BY id DESC LIMIT ?2
+WHERE ?1 IS NULL OR scope IN ('daemon', 'user:' || ?1) OR (scope >= 'user:' || ?1 || '/' AND scope < 'user:' || ?1 || '0')
+ORDER BY id DESC LIMIT ?2
 
 -- name: standing_overrides
 SELECT id, user, amount, granted_at, until, granted_by, why FROM overrides WHERE revoked_at IS NULL AND until > ?
