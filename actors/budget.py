@@ -176,8 +176,9 @@ class BudgetActor(Actor):
             account = Account(alert.scope, "month" if alert.period == "month" else "day", alert.label)
             key = (account, alert.limit_nano_usd)
             self._raised[key] = max(self._raised.get(key, 0), alert.level)
-        self._open = {hold.start.usage_id: self._reopened(hold) for hold in books.open_holds}
         self._learn(await self._settings.call(WatchSettings(self.ref)))
+        # Last: a budget that is only learned now was not lowered below them.
+        self._open = {hold.start.usage_id: self._reopened(hold) for hold in books.open_holds}
         self.spawn(self._end_leases())
 
     def crash(self, error: Exception) -> None:
