@@ -178,8 +178,9 @@ class BudgetActor(Actor):
             account = Account(alert.scope, "month" if alert.period == "month" else "day", alert.label)
             key = (account, alert.limit_nano_usd)
             self._raised[key] = max(self._raised.get(key, 0), alert.level)
-        self._open = {hold.start.usage_id: self._reopened(hold) for hold in books.open_holds}
         self._learn(await self._settings.call(WatchSettings(self.ref)))
+        # Last: a budget that is only learned now was not lowered below them.
+        self._open = {hold.start.usage_id: self._reopened(hold) for hold in books.open_holds}
         self.spawn(self._end_leases())
 
     def crash(self, error: Exception) -> None:
@@ -248,7 +249,7 @@ class BudgetActor(Actor):
             accounts += tuple(each.account for each in admitted.allowances)
             balances += tuple(each.balance for each in admitted.allowances)
         marks = request.marks + admitted.marks
-        lease_until = request.start.created_at + round(request.lease_s * MICRO)
+        lease_until = self._clock.now_us() + round(request.lease_s * MICRO)  # from its turn on, not from when it was asked for
         hold = OpenHold(request.start, amount, accounts, marks, lease_until)
         used = None
         if request.confirmed is not None and "override" in marks:
