@@ -336,7 +336,7 @@ class Auditor:
     def is_reached(self, scope: str, period: str, label: str, level: int, limit: int, spent: int) -> bool:
         limits = {time.limit(scope, period) for time in self.told.times[self.told.quiet :]}
         return (
-            limit in limits and 0 < spent and spent * 100 >= level * limit and spent in self.seen[scope, period, label]
+            limit in limits and spent > 0 and spent * 100 >= level * limit and spent in self.seen[scope, period, label]
         )
 
 

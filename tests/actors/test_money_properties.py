@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import uvloop
 from auditor import Asked, Audited, Time, Told, labels
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from worlds import TurnedClock, attempt_end, calm, month, open_books, rows, until
@@ -238,7 +238,7 @@ class Play:
             self.told.lowered,
             self.told.maybe_lowered,
         ):
-            known &= there
+            known.intersection_update(there)
         written = {i for (i,) in rows(self.folder, "SELECT id FROM overrides")}
         self.told.grants = {i: grant for i, grant in self.told.grants.items() if i in written}
         revoked = {i for (i,) in rows(self.folder, "SELECT id FROM overrides WHERE revoked_at IS NOT NULL")}
@@ -275,7 +275,7 @@ class Play:
         books = self.books
         while True:
             refs = (books.budget, books.ledger, books.settings)
-            await until(lambda: all(ref.incarnation and not ref.waiting for ref in refs))
+            await until(lambda: all(ref.incarnation and not ref.waiting for ref in refs))  # noqa: B023  awaited here
             await calm()
             waiting = self.waiting()
             busy = [task for task, usage_id in self.running.items() if usage_id not in waiting]
@@ -310,7 +310,7 @@ class Play:
             assert start.usage_id in self.waiting()
         else:
             await asyncio.wait([task], timeout=5)
-            assert not task.cancelled() and task.done(), f"{asked} waits; expected {expected}"
+            assert task.done(), f"{asked} waits; expected {expected}"
             assert self.failed == []
             assert task.result() == expected, f"{asked} in {self.balances()}"
 
@@ -550,7 +550,7 @@ class Play:
         waiting = [(w.amount, w.request.start) for w in self.waiting().values()]
         return sum(amount for amount, s in waiting if name in self.now.accounts((s.user, s.app, s.provider)))
 
-    def expected(self, asked, token):
+    def expected(self, asked, token):  # noqa: C901, PLR0912  a decision table
         """What a call must hear when nothing else happens."""
         now, confirmed = self.now, False
         if token is not None:
@@ -586,9 +586,9 @@ class Play:
         balances = self.balances()
         for override_id, (user, most, until_us) in self.told.grants.items():
             used = sum(balances.get((scope, "override", override_id), (0, 0)))
-            if scope == f"user:{user}" and override_id not in self.told.revoked and self.clock.wall_us < until_us:
-                if used + amount <= most:
-                    return True
+            stands = override_id not in self.told.revoked and self.clock.wall_us < until_us
+            if scope == f"user:{user}" and stands and used + amount <= most:
+                return True
         return False
 
     async def verify(self):
