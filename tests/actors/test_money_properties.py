@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import uvloop
 from auditor import Asked, Audited, Time, Told, labels
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from worlds import TurnedClock, attempt_end, calm, month, open_books, rows, until
@@ -760,8 +760,20 @@ PLAYED = {
 }
 
 
+ANA = ("ana", "editor", "anthropic")
+CROWDED = [("call", ANA, 300, "strict", 0), ("calls", [(ANA, a, "queue", 60.0) for a in (250, 150)]), ("verify",)]
+
+
 @settings(max_examples=100, derandomize=True, **PLAYED)
 @given(steps=PLAYS)
+@example(steps=[("call", ANA, -2, "strict", 0), ("call", ANA, -1, "strict", 0)])
+@example(steps=[("call", ANA, 500, "strict", 0), ("grant", "ana", 100, 48, 50), ("revoke", 0, 40)])
+@example(steps=[*CROWDED, ("gives_up", 0)])
+@example(steps=[*CROWDED, ("gives_up", 1)])
+@example(
+    steps=[("limit", "ana", "month", 101, True, 0), ("call", ANA, 75, "strict", 0), ("settle", 1, 100), ("verify",)]
+)
+@example(steps=[step for a in (400, 10) for step in (("call", ANA, a, "strict", 0), ("settle", 0, 100), ("restart",))])
 def test_whatever_happens_the_promises_about_money_hold(runner, steps):
     runner.run(play(steps))
 
