@@ -767,7 +767,7 @@ CROWDED = [("call", ANA, 300, "strict", 0), ("calls", [(ANA, a, "queue", 60.0) f
 @settings(max_examples=100, derandomize=True, **PLAYED)
 @given(steps=PLAYS)
 @example(steps=[("call", ANA, -2, "strict", 0), ("call", ANA, -1, "strict", 0)])
-@example(steps=[("call", ANA, 500, "strict", 0), ("grant", "ana", 100, 48, 50), ("revoke", 0, 40)])
+@example(steps=[("call", ANA, 500, "strict", 0), ("settle", 0, 100), ("grant", "ana", 100, 48, 50), ("revoke", 0, 40)])
 @example(steps=[*CROWDED, ("gives_up", 0)])
 @example(steps=[*CROWDED, ("gives_up", 1)])
 @example(
