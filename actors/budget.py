@@ -249,7 +249,9 @@ class BudgetActor(Actor):
             accounts += tuple(each.account for each in admitted.allowances)
             balances += tuple(each.balance for each in admitted.allowances)
         marks = request.marks + admitted.marks
-        lease_until = self._clock.now_us() + round(request.lease_s * MICRO)  # from its turn on, not from when it was asked for
+        lease_until = self._clock.now_us() + round(
+            request.lease_s * MICRO
+        )  # from its turn on, not from when it was asked for
         hold = OpenHold(request.start, amount, accounts, marks, lease_until)
         used = None
         if request.confirmed is not None and "override" in marks:

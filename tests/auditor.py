@@ -176,7 +176,9 @@ class Auditor:
     def audit(self) -> None:
         """After a commit."""
         self.commits += 1
-        rows = self.writer.execute("SELECT usage_id, entry, held, spent, set_id FROM temp.written ORDER BY n").fetchall()
+        rows = self.writer.execute(
+            "SELECT usage_id, entry, held, spent, set_id FROM temp.written ORDER BY n"
+        ).fetchall()
         self.writer.execute("DELETE FROM temp.written")
         due: list[tuple[Name, int, int]] = []
         for usage_id, entry, held, spent, set_id in rows:
@@ -192,20 +194,30 @@ class Auditor:
             elif usage_id not in self.told.resolved:
                 self.wrong.append(f"{usage_id} has entry {entry} that nobody asked for")
         raised = self.new_alerts()
-        self.wrong += [f"{name}: {spent} of {limit}, not all raised" for name, spent, limit in due if not self.all_raised(name, spent, limit)]
+        self.wrong += [
+            f"{name}: {spent} of {limit}, not all raised"
+            for name, spent, limit in due
+            if not self.all_raised(name, spent, limit)
+        ]
         self.wrong += [f"alert of nothing: {alert}" for alert in raised if not self.is_reached(*alert)]
         self.sums()
 
     def sums(self) -> None:
         for *name, spent, held in self.all("SELECT scope, period, label, spent, held FROM accounts"):
             if (spent, held) != (self.spent[tuple(name)], self.held[tuple(name)]):
-                self.wrong.append(f"{name}: {spent}, {held}; its entries {self.spent[tuple(name)]}, {self.held[tuple(name)]}")
+                self.wrong.append(
+                    f"{name}: {spent}, {held}; its entries {self.spent[tuple(name)]}, {self.held[tuple(name)]}"
+                )
         for *name, spent, held in self.all(SUMS):
             if (spent, held) != (self.spent[tuple(name)], self.held[tuple(name)]):
-                self.wrong.append(f"{name}: journal {spent}, {held}; noted {self.spent[tuple(name)]}, {self.held[tuple(name)]}")
+                self.wrong.append(
+                    f"{name}: journal {spent}, {held}; noted {self.spent[tuple(name)]}, {self.held[tuple(name)]}"
+                )
         ((cost, spent, amount, held, rolled, carried),) = self.all(TOTALS)
         if (cost, amount, rolled) != (spent, held, carried):
-            self.wrong.append(f"usage {cost}, spent {spent}; open {amount}, held {held}; daily {rolled}, carried {carried}")
+            self.wrong.append(
+                f"usage {cost}, spent {spent}; open {amount}, held {held}; daily {rolled}, carried {carried}"
+            )
         self.wrong += [f"{usage_id}: not one hold and one outcome" for (usage_id,) in self.all(ENTRIES)]
 
     # --- holds
@@ -262,7 +274,9 @@ class Auditor:
         )
 
     def marks(self, usage_id: str) -> set[str]:
-        found = self.all("SELECT marks FROM holds WHERE id = ?1 UNION ALL SELECT marks FROM usage WHERE id = ?1", usage_id)
+        found = self.all(
+            "SELECT marks FROM holds WHERE id = ?1 UNION ALL SELECT marks FROM usage WHERE id = ?1", usage_id
+        )
         return set(",".join(marks for (marks,) in found).split(","))
 
     def closed(self, usage_id: str, released: int, spent: int, set_id: int) -> None:
@@ -275,7 +289,11 @@ class Auditor:
             self.wrong.append(f"{usage_id}: released {released} of {held}, spent {spent}, cost {cost}, marks {marks}")
         listed = self.all("SELECT state FROM holds WHERE id = ?", usage_id)
         lost = usage_id in told.sent or usage_id in self.lost
-        expected = {"ok": told.settled.get(usage_id), "unknown": held if lost else None, "not_sent": None if lost else 0}
+        expected = {
+            "ok": told.settled.get(usage_id),
+            "unknown": held if lost else None,
+            "not_sent": None if lost else 0,
+        }
         if expected[status] != spent or (listed != [("unknown",)]) != (status != "unknown" or later):
             self.wrong.append(f"{usage_id}: {status} at {spent}, expected {expected}, listed {listed}")
         if usage_id in told.lowered and "limit_lowered" not in marks:
@@ -289,7 +307,11 @@ class Auditor:
         """Accounts with what they have spent now and the limit, where nobody is changing it."""
         found = []
         for scope, period, label in self.accounts(set_id):
-            limits = {time.limit(scope, period) for time in self.told.times[self.told.quiet :]} if period != "override" else {None}
+            limits = (
+                {time.limit(scope, period) for time in self.told.times[self.told.quiet :]}
+                if period != "override"
+                else {None}
+            )
             limit = limits.pop()
             if not limits and limit is not None:
                 found.append(((scope, period, label), self.spent[scope, period, label], limit))
@@ -313,7 +335,9 @@ class Auditor:
 
     def is_reached(self, scope: str, period: str, label: str, level: int, limit: int, spent: int) -> bool:
         limits = {time.limit(scope, period) for time in self.told.times[self.told.quiet :]}
-        return limit in limits and 0 < spent and spent * 100 >= level * limit and spent in self.seen[scope, period, label]
+        return (
+            limit in limits and spent > 0 and spent * 100 >= level * limit and spent in self.seen[scope, period, label]
+        )
 
 
 class Audited:

@@ -99,6 +99,7 @@ class Play:
         self.told = audited.told
         self.clock = TurnedClock()
         self.zone = UTC
+        self.boot = "boot 0"
         self.life = 0
         self.exits = AsyncExitStack()
         self.running = {}
@@ -129,7 +130,7 @@ class Play:
 
     # --- processes
 
-    async def open(self, boot="boot 1"):
+    async def open(self):
         books = open_books(
             self.folder,
             limits=LIMITS,
@@ -138,7 +139,7 @@ class Play:
             ledger_class=BreakableLedger,
             budget_class=BreakableBudget,
             settings_class=BreakableSettings,
-            boot=boot,
+            boot=self.boot,
         )
         self.books = books = await self.exits.enter_async_context(books)
         self.retention = await books.actors.start(
@@ -146,10 +147,12 @@ class Play:
         )
 
     async def close(self):
-        for task, usage_id in list(self.running.items()):
-            if usage_id in self.waiting():
-                task.cancel()
         await self.verify()
+        while waiting := self.waiting():  # as a daemon that stops does
+            for task, usage_id in list(self.running.items()):
+                if usage_id in waiting:
+                    task.cancel()
+            await self.verify()
         await self.exits.aclose()
         self.forget_memory()
         self.holds.clear()
@@ -190,7 +193,7 @@ class Play:
             if goes_on:
                 self.audited.retired.add(str(self.folder / "quorumd.sqlite3"))
                 self.life += 1
-        boot = "boot 2" if rebooted else "boot 1"
+        boot = f"boot {self.folders}" if rebooted else self.boot
         if rebooted:
             self.audited.rebooted.add(str(folder / "quorumd.sqlite3"))
         if goes_on:
@@ -199,6 +202,7 @@ class Play:
         else:
             beside = open_books(folder, limits=LIMITS, clock=self.clock, zone=self.zone, boot=boot)
             books = await self.exits.enter_async_context(beside)
+        self.audited.rebooted.clear()  # the next process of that folder starts in the same boot
         there = {usage_id for (usage_id,) in rows(folder, "SELECT usage_id FROM journal")}
         if not rows(folder, "SELECT * FROM carried"):
             assert acknowledged <= there
@@ -216,8 +220,9 @@ class Play:
         self.running.clear()
         self.holds.clear()
         self.folder = folder
+        self.boot = boot
         self.forget_unwritten()
-        await self.open(boot)
+        await self.open()
 
     def forget_unwritten(self):
         """The next process gives its ids again, while the clock stands still."""
@@ -225,8 +230,15 @@ class Play:
         for known in (self.told.asked, self.told.settled, self.told.resolved):
             for usage_id in [i for i in known if i not in there]:
                 del known[usage_id]
-        for known in (self.acknowledged, self.answered, self.refused, self.told.sent, self.told.lowered, self.told.maybe_lowered):
-            known &= there
+        for known in (
+            self.acknowledged,
+            self.answered,
+            self.refused,
+            self.told.sent,
+            self.told.lowered,
+            self.told.maybe_lowered,
+        ):
+            known.intersection_update(there)
         written = {i for (i,) in rows(self.folder, "SELECT id FROM overrides")}
         self.told.grants = {i: grant for i, grant in self.told.grants.items() if i in written}
         revoked = {i for (i,) in rows(self.folder, "SELECT id FROM overrides WHERE revoked_at IS NOT NULL")}
@@ -263,7 +275,7 @@ class Play:
         books = self.books
         while True:
             refs = (books.budget, books.ledger, books.settings)
-            await until(lambda: all(ref.incarnation and not ref.waiting for ref in refs))
+            await until(lambda: all(ref.incarnation and not ref.waiting for ref in refs))  # noqa: B023  awaited here
             await calm()
             waiting = self.waiting()
             busy = [task for task, usage_id in self.running.items() if usage_id not in waiting]
@@ -286,7 +298,10 @@ class Play:
     async def call(self, who, amount, admission, confirms):
         """One when nothing else happens: it hears exactly what it must."""
         await self.verify()
-        token = self.tokens[confirms % len(self.tokens)] if confirms and self.tokens else None
+        token = self.tokens[confirms % len(self.tokens)] if confirms and self.tokens else None  # -1 is the newest
+        if amount < 0:
+            room = [limit - spent - held - self.ahead(name) for name, spent, held, limit, _ in self.bounds(who)]
+            amount = max(min(room) - amount - 1, 0)
         start, asked = self.asks(who, amount, admission, 50_000.0, token)
         expected = self.expected(asked, token)
         task = self.at_once(self.reserve(start, asked), start.usage_id)
@@ -295,7 +310,7 @@ class Play:
             assert start.usage_id in self.waiting()
         else:
             await asyncio.wait([task], timeout=5)
-            assert not task.cancelled() and task.done(), f"{asked} waits; expected {expected}"
+            assert task.done(), f"{asked} waits; expected {expected}"
             assert self.failed == []
             assert task.result() == expected, f"{asked} in {self.balances()}"
 
@@ -330,9 +345,9 @@ class Play:
         return "taken" + "".join(f" {mark}" for mark in marks)
 
     def leaves(self, usage_id):
-        line = self.lines.get(self.told.asked[usage_id].who, [])
-        if usage_id in line:
-            line.remove(usage_id)
+        for line in self.lines.values():
+            if usage_id in line:
+                line.remove(usage_id)
 
     def comes_first(self, usage_id):
         line = self.lines.get(self.told.asked[usage_id].who, [])
@@ -349,9 +364,11 @@ class Play:
 
     async def gives_up(self, which):
         """Somebody no longer waits."""
-        tasks = [task for task, usage_id in self.running.items() if usage_id in self.waiting()]
+        waiting = self.waiting()
+        tasks = [task for task, usage_id in self.running.items() if usage_id in waiting]
         if tasks:
             tasks[which % len(tasks)].cancel()
+            await self.verify()
 
     async def settle(self, which, share):
         if self.holds:
@@ -438,7 +455,7 @@ class Play:
 
     # --- what users say
 
-    async def limit(self, owner, key, value, calmly):
+    async def limit(self, owner, key, value, calmly, amount):
         if calmly:
             await self.verify()
         before, old = self.balances(), self.now
@@ -454,6 +471,7 @@ class Play:
         await self.books.change(KEYS[key], said, owner)
         self.told.holds()
         self.is_lowered(before, old, calmly)
+        await self.call((owner if owner in USERS else "cleo", "editor", "openai"), amount, "strict", 0)
 
     def is_lowered(self, before, old, calmly):
         new = self.now
@@ -476,20 +494,24 @@ class Play:
             else:
                 self.told.maybe_lowered.add(usage_id)
 
-    async def offer(self, user):
+    async def offer(self, user, amount):
         await self.rest()
         offer = await self.books.budget.call(OfferOverride(user, "openai:gpt-4o", b"body"))
         bound_to = (user, self.now.month, self.now.day)
         self.tokens.append({"token": offer.token, "bound_to": bound_to, "until": self.clock.seconds + 600})
+        if amount:
+            await self.call((user, "editor", "anthropic"), amount, "strict", -1)
+            await self.call((user, "editor", "anthropic"), amount, "strict", -1)
 
-    async def grant(self, user, amount, hours):
+    async def grant(self, user, amount, hours, first):
         await self.rest()
         until_us = self.clock.wall_us + hours * 3600 * MICRO
         budget = self.books.budget
         row = await budget.call(GrantOverride(user, NanoUSD(amount), until_us, "test", SOMEBODY))
         self.told.grants[row.override_id] = (user, amount, until_us)
+        await self.call((user, "editor", "anthropic"), first, "strict", 0)
 
-    async def revoke(self, which):
+    async def revoke(self, which, amount):
         grants = [i for i in self.told.grants if i not in self.told.revoked]
         if grants:
             override_id = grants[which % len(grants)]
@@ -497,6 +519,7 @@ class Play:
                 await self.books.budget.call(RevokeOverride(override_id, None, SOMEBODY))
             self.told.revoked[override_id] = len(self.told.times) - 1
             self.turns_nothing()
+            await self.call((self.told.grants[override_id][0], "editor", "anthropic"), amount, "strict", 0)
 
     def turns_nothing(self):
         """Asked from now on is asked later."""
@@ -522,7 +545,12 @@ class Play:
                 if limit is not None:
                     yield name, spent, held, limit, hard
 
-    def expected(self, asked, token):
+    def ahead(self, name):
+        """What waits for room on an account."""
+        waiting = [(w.amount, w.request.start) for w in self.waiting().values()]
+        return sum(amount for amount, s in waiting if name in self.now.accounts((s.user, s.app, s.provider)))
+
+    def expected(self, asked, token):  # noqa: C901, PLR0912  a decision table
         """What a call must hear when nothing else happens."""
         now, confirmed = self.now, False
         if token is not None:
@@ -530,11 +558,9 @@ class Play:
             if not good or token.get("used"):
                 return "OverrideInvalid"
             confirmed = True
-        waiting = [(w.amount, now.accounts((s.user, s.app, s.provider))) for w in self.waiting().values() for s in [w.request.start]]
         cases = set()
         for name, spent, held, limit, hard in self.bounds(asked.who):
-            ahead = sum(amount for amount, names in waiting if name in names)
-            if asked.amount == 0 or spent + held + ahead + asked.amount <= limit:
+            if asked.amount == 0 or spent + held + self.ahead(name) + asked.amount <= limit:
                 continue
             if not hard and not now.enforced(name[0]):
                 cases.add("unenforced")
@@ -560,9 +586,9 @@ class Play:
         balances = self.balances()
         for override_id, (user, most, until_us) in self.told.grants.items():
             used = sum(balances.get((scope, "override", override_id), (0, 0)))
-            if scope == f"user:{user}" and override_id not in self.told.revoked and self.clock.wall_us < until_us:
-                if used + amount <= most:
-                    return True
+            stands = override_id not in self.told.revoked and self.clock.wall_us < until_us
+            if scope == f"user:{user}" and stands and used + amount <= most:
+                return True
         return False
 
     async def verify(self):
@@ -576,13 +602,7 @@ class Play:
         for account, balance in in_memory.items():
             name = (account.scope, account.period, account.label)
             assert (balance.spent, balance.held) == balances.get(name, (0, 0)), name
-            counted = sum(
-                w.amount
-                for w in waiting.values()
-                for s in [w.request.start]
-                if name in self.now.accounts((s.user, s.app, s.provider))
-            )
-            assert balance.waiting == counted, name
+            assert balance.waiting == self.ahead(name), name
         known = {(a.scope, a.period, a.label) for a in in_memory}
         assert {name for name, (_, held) in balances.items() if held} <= known
         for (scope, period), row in standing.items():
@@ -616,7 +636,10 @@ class Play:
         for position, (who, line) in enumerate(sorted(lines.items(), key=lambda item: item[1][0].order)):
             amount = line[0].amount
             others = [
-                (w.amount, self.now.accounts(key)) for key, line in lines.items() for w in line if key != who and position
+                (w.amount, self.now.accounts(key))
+                for key, line in lines.items()
+                for w in line
+                if key != who and position
             ]
             bounds = [
                 (spent + held + sum(a for a, names in others if name in names), limit)
@@ -633,7 +656,9 @@ class Play:
         """Every hold is settled, and so everybody who waits is answered."""
         await self.verify()
         while self.holds or self.waiting():
-            assert self.holds or self.books.rows("SELECT 1 FROM holds WHERE state = 'held'"), "somebody waits for nothing"
+            assert self.holds or self.books.rows("SELECT 1 FROM holds WHERE state = 'held'"), (
+                "somebody waits for nothing"
+            )
             for usage_id in [*self.holds, *self.books.budget.incarnation._open]:
                 await self.settle_with(usage_id, self.told.asked[usage_id].amount)
             self.holds.clear()
@@ -651,17 +676,24 @@ def step(name, *arguments):
     return st.tuples(st.just(name), *arguments)
 
 
-WHO = st.tuples(st.sampled_from(USERS), st.sampled_from(APPS), st.sampled_from(PROVIDERS))
+FEW = st.sampled_from((("ana", "editor", "openai"), ("bob", "agent", "openai")))
+WHO = st.one_of(FEW, st.tuples(st.sampled_from(USERS), st.sampled_from(APPS), st.sampled_from(PROVIDERS)))
 AMOUNT = st.one_of(st.integers(0, 200), st.integers(50, 150), st.sampled_from((250, 300, 400)))
 ADMISSION = st.sampled_from(("strict", "queue", "queue", "soft"))
 WHICH = st.integers(0, 9)
-CALLS = step("calls", st.lists(st.tuples(WHO, AMOUNT, ADMISSION, st.sampled_from((60.0, 50_000.0))), min_size=1, max_size=4))
-CALL = step("call", WHO, AMOUNT, ADMISSION, st.sampled_from((0, 0, 1, 2)))
+OWN = st.one_of(st.none(), st.integers(0, 600), st.integers(50, 200))
+OWNER = st.sampled_from(("ana", "ana", "ana/kid", "bob", "*"))
+LEASE_S = st.sampled_from((60.0, 50_000.0))
+CALLS = step("calls", st.lists(st.tuples(WHO, AMOUNT, ADMISSION, LEASE_S), min_size=1, max_size=4))
+CROWD = step("calls", st.lists(st.tuples(FEW, AMOUNT, st.just("queue"), LEASE_S), min_size=4, max_size=7))
+CALL = step("call", WHO, st.one_of(AMOUNT, st.sampled_from((-1, -2))), ADMISSION, st.sampled_from((0, 0, 1, 2)))
 SETTLE = step("settle", WHICH, st.sampled_from((0, 40, 80, 100, 100, 130)))
 STEPS = st.one_of(
     CALLS,
     CALLS,
     CALLS,
+    CROWD,
+    CALL,
     CALL,
     CALL,
     SETTLE,
@@ -669,18 +701,18 @@ STEPS = st.one_of(
     SETTLE,
     SETTLE,
     step("cancelled", WHO, AMOUNT, st.integers(0, 4)),
-    step("gives_up", WHICH),
+    step("gives_up", st.sampled_from((0, 0, 1, 2))),
     step("twice", WHICH),
     step("again", WHICH),
     step("send", WHICH),
     step("send", WHICH),
     step("resolve", WHICH, st.sampled_from((0, 10, 150, 400))),
     step("verify"),
-    step("limit", st.sampled_from((*USERS[:3], "*")), st.sampled_from(("month", "day")), st.one_of(st.none(), st.integers(0, 600)), st.booleans()),
-    step("limit", st.sampled_from((*USERS[:3], "*")), st.sampled_from(("month", "day", "enforced")), st.one_of(st.none(), st.integers(0, 600)), st.booleans()),
-    step("offer", st.sampled_from(USERS)),
-    step("grant", st.sampled_from(USERS), st.integers(1, 400), st.sampled_from((1, 48))),
-    step("revoke", WHICH),
+    step("limit", OWNER, st.sampled_from(("month", "day")), OWN, st.booleans(), AMOUNT),
+    step("limit", OWNER, st.sampled_from(("month", "day", "enforced")), OWN, st.booleans(), AMOUNT),
+    step("offer", st.sampled_from(USERS), AMOUNT),
+    step("grant", st.sampled_from(USERS), st.integers(1, 400), st.sampled_from((1, 48)), AMOUNT),
+    step("revoke", WHICH, AMOUNT),
     step("passes", st.sampled_from((5, 20, 100, 3600))),
     step("passes", st.sampled_from((86_400, 30 * 86_400))),
     step("back", st.sampled_from((1, 2, 12))),
@@ -728,8 +760,20 @@ PLAYED = {
 }
 
 
+ANA = ("ana", "editor", "anthropic")
+CROWDED = [("call", ANA, 300, "strict", 0), ("calls", [(ANA, a, "queue", 60.0) for a in (250, 150)]), ("verify",)]
+
+
 @settings(max_examples=100, derandomize=True, **PLAYED)
 @given(steps=PLAYS)
+@example(steps=[("call", ANA, -2, "strict", 0), ("call", ANA, -1, "strict", 0)])
+@example(steps=[("call", ANA, 500, "strict", 0), ("settle", 0, 100), ("grant", "ana", 100, 48, 50), ("revoke", 0, 40)])
+@example(steps=[*CROWDED, ("gives_up", 0)])
+@example(steps=[*CROWDED, ("gives_up", 1)])
+@example(
+    steps=[("limit", "ana", "month", 101, True, 0), ("call", ANA, 75, "strict", 0), ("settle", 1, 100), ("verify",)]
+)
+@example(steps=[step for a in (400, 10) for step in (("call", ANA, a, "strict", 0), ("settle", 0, 100), ("restart",))])
 def test_whatever_happens_the_promises_about_money_hold(runner, steps):
     runner.run(play(steps))
 
