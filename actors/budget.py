@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import tzinfo
 
 import structlog
@@ -72,7 +72,16 @@ from protocols.budget import (
     Unknown,
     WasSent,
 )
-from protocols.errors import BadRequest, BudgetExceeded, BudgetHeld, Busy, NotFound, PriceUnknown, QuorumError
+from protocols.errors import (
+    BadRequest,
+    BudgetExceeded,
+    BudgetHeld,
+    Busy,
+    NotFound,
+    PriceUnknown,
+    QuorumError,
+    ShuttingDown,
+)
 from protocols.money import NANO_PER_USD, NanoUSD, nano_from_usd, usd_text
 from protocols.overrides import OverrideRow
 from protocols.settings import EVERYBODY, OwnBudget, OwnBudgets, SettingChanged, WatchSettings
@@ -186,11 +195,16 @@ class BudgetActor(Actor):
     def crash(self, error: Exception) -> None:
         """Ends this incarnation; who waited for a turn hears it, for the next one knows nobody."""
         super().crash(error)
+        self._send_away(Busy("the budget was restarted while this call waited; ask again", retry_after_s=TYPICAL_S))
+
+    async def closing(self) -> None:
+        """Nobody waits for a budget that has stopped."""
+        self._send_away(ShuttingDown("the daemon is shutting down"))
+
+    def _send_away(self, why: QuorumError) -> None:
         for waiter in self._turns:
             if not waiter.turn.done():
-                waiter.turn.set_exception(
-                    Busy("the budget was restarted while this call waited; ask again", retry_after_s=1.0)
-                )
+                waiter.turn.set_exception(why)
         self._turns.clear()
 
     # --- taking holds
@@ -385,9 +399,13 @@ class BudgetActor(Actor):
         return alerts
 
     async def _end_leases(self) -> None:
-        """Closes holds that nobody settled in time: void if nothing was sent, else posted at the hold and listed."""
+        """Closes holds that nobody settled in time: void if nothing was sent, else posted at the hold and listed.
+
+        Who waits is looked at, too: in a new period there is room though nothing settled.
+        """
         while True:
             await self._clock.sleep(LEASE_LOOK_S)
+            self._let_in()
             now = self._clock.monotonic()
             for usage_id, taken in [(i, t) for i, t in self._open.items() if t.lease_until <= now]:
                 sent = await self._ledger.call(WasSent(usage_id))
@@ -427,7 +445,7 @@ class BudgetActor(Actor):
                 self._correct(unknown, -dearer)
                 raise
             self._correct(unknown, -cheaper)
-            self._alert_all()
+            self._alert(unknown.accounts)
 
     def _correct(self, unknown: Unknown, spent: int) -> None:
         for account in unknown.accounts:
@@ -576,12 +594,12 @@ class BudgetActor(Actor):
         limit = self._limit(account)
         balance.alert_at = next_alert(limit, 0 if limit is None else self._raised.get((account, limit), 0))
 
-    def _alert_all(self) -> None:
-        """Arms every account, and raises what a changed limit or a corrected spend reaches."""
+    def _alert(self, accounts: Iterable[Account]) -> None:
+        """Raises what a changed limit or a corrected spend has reached in these accounts."""
         found: list[Alert] = []
-        for account, balance in self._balances.items():
-            self._arm(account, balance)
-            if balance.spent >= balance.alert_at:
+        for account in accounts:
+            balance = self._balances.get(account)
+            if balance is not None and balance.spent >= balance.alert_at:
                 found += self._reached(account, balance, balance.spent)
         if found:
             self._ledger.tell(PostAlerts(tuple(found)))
@@ -620,7 +638,10 @@ class BudgetActor(Actor):
         self._own = {user: _in_nano(budget) for user, budget in own.by_user.items()}
         self._postings.clear()
         self._mark_lowered(before)
-        self._alert_all()
+        for account, balance in self._balances.items():
+            self._arm(account, balance)
+        labels = self._labels()  # a new limit is no news of a day that is over
+        self._alert([account for account in self._balances if account.label in labels])
         self._let_in()
 
     def _mark_lowered(self, before: dict[Account, NanoUSD | None]) -> None:

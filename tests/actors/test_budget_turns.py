@@ -27,7 +27,16 @@ from protocols.budget import (
     Settle,
     Verify,
 )
-from protocols.errors import BadRequest, BudgetExceeded, BudgetHeld, Busy, NotFound, OverrideInvalid, PriceUnknown
+from protocols.errors import (
+    BadRequest,
+    BudgetExceeded,
+    BudgetHeld,
+    Busy,
+    NotFound,
+    OverrideInvalid,
+    PriceUnknown,
+    ShuttingDown,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -145,6 +154,14 @@ class TestTurns:
             await waiting(books)
             assert admitted(queue) == ([True, True] if position == 0 else [False, True])
             assert len(books.budget.incarnation._turns) == (0 if position == 0 else 1)
+            queue[0].task.cancel()
+
+    async def test_who_waits_when_the_budget_stops_hears_it(self, opened):
+        async with opened() as books:
+            await books.reserve(60)
+            (large,) = await waiting(books, 80)
+        with pytest.raises(ShuttingDown):
+            await large.task
 
     async def test_a_raised_limit_lets_in(self, opened):
         async with opened(Limits()) as books:
