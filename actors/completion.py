@@ -30,7 +30,7 @@ from actors.tokenizer import Tokenizer
 from protocols.audit import Actor
 from protocols.budget import CheckOverride, Confirmed, Fits, Mark, OfferOverride, OverBudget, Reserve
 from protocols.chat import AnswerMessage, Attempt, Chat, ChatAnswer, Item, Reply, Usage, Warned
-from protocols.errors import NoEligibleModel, OverrideRequired, QuorumError, Truncated, UnknownModel
+from protocols.errors import BudgetExceeded, NoEligibleModel, OverrideRequired, QuorumError, Truncated, UnknownModel
 from protocols.money import NanoUSD
 from protocols.provider import FirstListing, ProviderView, ReadViews
 from protocols.routing import Decision, Reason, Rejected
@@ -289,10 +289,12 @@ class Completions:
         raise error
 
     def _at_the_limit(self, run: _Run, target: Target, over: OverBudget, todo: deque[Target]) -> QuorumError | None:
-        """What a user's budget that is used up means for the call: another target to do first, or the fault to answer."""
+        """What a limit that it does not fit below means for the call: another target to do first, or the fault to answer."""
         if self._clamp(run, target, over):
             todo.appendleft(target)
             return None
+        if over.hard:
+            return BudgetExceeded(over.message, detail=over.detail)
         quote, auto = self._quote(run, target), run.preferences.auto_fallback_to_local
         forbidden = run.call.chat.allow_fallback is False
         tokens = quote.prompt_tokens + quote.longest_answer

@@ -9,11 +9,9 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
+from actors.accounts import Key
 from protocols.budget import Balance, Reserve
 from protocols.money import NanoUSD
-
-Key = tuple[str, str, str]
-"""User, app and provider: attempts of the same ones are bound by the same limits."""
 
 T = TypeVar("T")
 

@@ -78,7 +78,7 @@ class Reserve(Request[tuple[Mark, ...]], frozen=True):
     """Hold `amount` for an attempt in every scope it counts in, or in none; answered once the hold is durable, with its marks.
 
     `lease_s` seconds later the hold is closed although nobody settled it. With `admission` queue it waits for its turn for as long
-    as its asker does. Raises BudgetExceeded, OverBudget, BudgetHeld, OverrideInvalid, PriceUnknown (`amount` None under a hard
+    as its asker does. Raises OverBudget, BudgetHeld, OverrideInvalid, PriceUnknown (`amount` None under a hard
     limit), LedgerReadonly.
     """
 
@@ -91,12 +91,13 @@ class Reserve(Request[tuple[Mark, ...]], frozen=True):
 
 
 class OverBudget(BudgetExceeded):
-    """A user's budget, not a hard limit, is what an attempt does not fit below: what happens now is the user's choice.
+    """What an attempt does not fit below even with nothing held: a hard limit, or a user's budget, where the user has a say.
 
     `room` is what would fit with nothing held; `may_override` whether the budget's owner lets calls pass it once confirmed.
     """
 
     room: NanoUSD = NanoUSD(0)
+    hard: bool = True
     may_override: bool = False
 
 

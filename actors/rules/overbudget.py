@@ -1,16 +1,43 @@
-"""What happens to a call that its user's budget refuses: the decision table, and how each refusal is told. Pure."""
+"""What happens to a call that does not fit: how the refusal is told, and the decision table of a user's budget. Pure."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+from actors.rules.admission import Refusal, percent_used
 from actors.rules.routing import Target
 from protocols.budget import Offer, OverBudget
-from protocols.errors import BudgetExceeded, OverrideRequired
+from protocols.errors import BudgetExceeded, BudgetHeld, OverrideRequired
 from protocols.money import NanoUSD, usd_text
 
 Way = Literal["local", "ask", "refuse"]
 """It runs on the local model, the user is asked, or it is refused. (A budget that is not enforced refuses nothing.)"""
+
+
+def told(refused: Refusal, amount: int, resets_at: str, retry_after_s: float) -> OverBudget | BudgetHeld:
+    """The fault of a refusal. `resets_at` is when its period ends (RFC 3339), `retry_after_s` how long holds live."""
+    account = refused.account
+    detail = {
+        "scope": account.scope,
+        "period": account.period,
+        "spent_nano_usd": refused.spent,
+        "held_nano_usd": refused.held,
+        "limit_nano_usd": refused.limit,
+        "bound_nano_usd": amount,
+        "percent_used": percent_used(refused.spent, refused.limit),
+        "resets_at": resets_at,
+    }
+    what = (
+        f"this call may cost up to {usd_text(amount)}, but {account.scope} has spent {usd_text(refused.spent)} and holds "
+        f"{usd_text(refused.held)} of its {usd_text(refused.limit)} a {account.period}"
+    )
+    if refused.kind == "held":
+        return BudgetHeld(
+            f"{what}; it would fit once calls under way have settled", detail=detail, retry_after_s=retry_after_s
+        )
+    over = OverBudget(f"{what}; it resets at {resets_at}, or ask for a shorter answer (max_tokens)", detail=detail)
+    over.room, over.hard, over.may_override = refused.room, refused.kind == "hard", refused.may_override
+    return over
 
 
 def way_out(*, auto_fallback: bool, forbidden: bool, local: Target | None, may_override: bool) -> Way:

@@ -28,7 +28,7 @@ class Break(Request[None], frozen=True):
 class BreakableBudget(BudgetActor):
     @handles(Break)
     def broken(self, _):
-        self._balances.clear()
+        self._accounts.balances.clear()
         self._open.clear()
         raise ZeroDivisionError
 
@@ -63,7 +63,7 @@ async def balanced(books):
     await books.store.written()
     verdict = await books.ledger.call(Verify())
     assert verdict.problems == []
-    in_memory = books.budget.incarnation._balances
+    in_memory = books.budget.incarnation._accounts.balances
     for scope, period, label, spent, held in books.rows("SELECT scope, period, label, spent, held FROM accounts"):
         balance = in_memory.get(Account(scope, period, label))
         assert balance is None or (balance.spent, balance.held) == (spent, held)

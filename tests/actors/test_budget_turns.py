@@ -82,7 +82,7 @@ def admitted(waiters):
 async def balanced(books):
     await books.store.written()
     assert (await books.ledger.call(Verify())).problems == []
-    assert all(balance.waiting == 0 for balance in books.budget.incarnation._balances.values())
+    assert all(balance.waiting == 0 for balance in books.budget.incarnation._accounts.balances.values())
 
 
 class TestTurns:

@@ -240,7 +240,7 @@ async def test_opening_reads_the_recent_part_of_a_years_history(tmp_path, monkey
             for user in users:
                 await books.settle(await books.reserve(10, user), 7)
             await clock.turn(86_400)
-        of_a_year = len(books.budget.incarnation._balances), len(books.ledger.incarnation._set_ids)
+        of_a_year = len(books.budget.incarnation._accounts.balances), len(books.ledger.incarnation._set_ids)
     assert rows(tmp_path, "SELECT count(*) FROM accounts") == [((366 + 13) * 6,)]
     counted, read = [], Store.read
 
@@ -251,7 +251,7 @@ async def test_opening_reads_the_recent_part_of_a_years_history(tmp_path, monkey
 
     monkeypatch.setattr(Store, "read", counting)
     async with open_books(tmp_path, clock=clock) as books:
-        in_memory = len(books.budget.incarnation._balances), len(books.ledger.incarnation._set_ids)
+        in_memory = len(books.budget.incarnation._accounts.balances), len(books.ledger.incarnation._set_ids)
         assert (await books.spent_and_held("daemon"))[0] == 10 * 3 * 7
     assert max(counted) == 2 * 3 * 8  # the members of the sets of two days
     assert in_memory == (18, 6)

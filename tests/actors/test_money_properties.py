@@ -29,6 +29,7 @@ from protocols.budget import (
     Confirmed,
     GrantOverride,
     OfferOverride,
+    OverBudget,
     Reserve,
     Resolve,
     RevokeOverride,
@@ -65,7 +66,7 @@ class Break(Request[None], frozen=True):
 class BreakableBudget(BudgetActor):
     @handles(Break)
     def broken(self, _):
-        self._balances.clear()
+        self._accounts.balances.clear()
         raise ZeroDivisionError
 
 
@@ -332,7 +333,7 @@ class Play:
             if life == self.life:
                 self.refused.add(usage_id)
                 self.leaves(usage_id)
-            return type(error).__name__
+            return "hard" if isinstance(error, OverBudget) and error.hard else type(error).__name__
         except asyncio.CancelledError:
             if life == self.life:
                 self.leaves(usage_id)
@@ -573,7 +574,7 @@ class Play:
             else:
                 cases.add("override" if confirmed or self.has_grant(name[0], asked.amount) else "budget")
         if "hard" in cases:
-            return "BudgetExceeded"
+            return "hard"
         if "budget" in cases:
             return "OverBudget"
         if "held" in cases:
@@ -598,7 +599,7 @@ class Play:
         await self.rest()
         books, balances, waiting = self.books, self.balances(), self.waiting()
         assert (await books.ledger.call(Verify())).problems == []
-        in_memory = books.budget.incarnation._balances
+        in_memory = books.budget.incarnation._accounts.balances
         for account, balance in in_memory.items():
             name = (account.scope, account.period, account.label)
             assert (balance.spent, balance.held) == balances.get(name, (0, 0)), name
@@ -668,7 +669,7 @@ class Play:
         await self.verify()
         assert self.running == {}
         assert self.books.rows("SELECT * FROM holds WHERE state = 'held'") == []
-        balances = self.books.budget.incarnation._balances
+        balances = self.books.budget.incarnation._accounts.balances
         assert [(a, b) for a, b in balances.items() if b.held or b.waiting] == []
 
 

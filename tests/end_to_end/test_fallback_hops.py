@@ -391,12 +391,17 @@ class TestClamp:
             assert self.upstream_limits(on) == [16]
             on.daemon.balanced()
 
-    def test_it_never_passes_a_limit_that_is_hard(self, providers):
-        with street(providers, "[limits]\nmonth_usd = 0.04\n", names="paid") as on:
-            settle(on.daemon, month_usd=0.05, clamp_to_budget=True)
-            fault = refused(on.daemon, max_tokens=None)
+    def test_it_fits_below_a_hard_limit_too_and_never_passes_it(self, providers):
+        with street(providers, "[limits]\nmonth_usd = 0.01\n", names="paid") as on:
+            settle(on.daemon, clamp_to_budget=True)
+            ask(on.daemon, max_tokens=None)
+            (longest,) = self.upstream_limits(on)
+            assert 16 <= longest < 1024
+            (row,) = on.daemon.call("usage")["rows"]
+            assert row["held_nano_usd"] <= 10_000_000
+            assert row["marks"] == ["clamped"]
+            fault = refused(on.daemon, max_tokens=1024)
             assert (fault.code, fault.detail["scope"]) == ("budget_exceeded", "daemon")
-            assert on.sent() == {}
 
     def test_it_leaves_to_others_what_they_hold(self, providers):
         with street(providers, names="paid", paid_model=LATE) as on:
