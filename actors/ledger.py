@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import structlog
 
@@ -15,8 +15,9 @@ from actors.store.audit import SQL as AUDIT
 from actors.store.audit import audit_entry, audit_row
 from actors.store.dispatched import Dispatched
 from actors.store.queries import load
+from actors.store.rows import alert_columns, alert_of, marks_of, start_columns, start_of, usage_columns, usage_row_of
 from actors.store.sqlite import Row, Store
-from protocols.alerts import SEVERITY, Alert
+from protocols.alerts import Alert
 from protocols.audit import AuditEntries
 from protocols.budget import (
     Account,
@@ -24,7 +25,6 @@ from protocols.budget import (
     Books,
     CountUnknown,
     Grant,
-    Mark,
     OpenHold,
     PostAlerts,
     PostCorrection,
@@ -49,11 +49,9 @@ from protocols.events import AttemptSettled, OverrideAction, OverrideEvent, Publ
 from protocols.money import NanoUSD
 from protocols.usage import (
     AttemptEnd,
-    AttemptStart,
     HoldList,
     HoldRow,
     SpendGroup,
-    UsageRow,
     UsageRows,
     Verdict,
 )
@@ -113,7 +111,7 @@ class Ledger(Actor):
         set_id, start, amount = self._set(hold.accounts), hold.start, hold.amount
         told = None
         rows: tuple[Row, ...] = (
-            (ADD_HOLD, (*_start_columns(start), amount, set_id, ",".join(hold.marks), hold.lease_until)),
+            (ADD_HOLD, (*start_columns(start), amount, set_id, ",".join(hold.marks), hold.lease_until)),
             (ADD_ENTRY, (start.usage_id, 0, start.created_at, amount, 0, set_id)),
             (ADD_TO_BALANCES, (set_id, amount, 0)),
         )
@@ -132,13 +130,13 @@ class Ledger(Actor):
         cost = end.cost or 0
         rows: tuple[Row, ...] = (
             (ADD_ENTRY, (start.usage_id, 1, self._clock.now_us(), -amount, cost, set_id)),
-            (ADD_USAGE, _usage_columns(hold, end)),
+            (ADD_USAGE, usage_columns(hold, end)),
             (MARK_UNKNOWN if end.status == UNKNOWN else CLOSE_HOLD, (start.usage_id,)),
             (ADD_TO_BALANCES, (set_id, -amount, cost)),
         )
         if "override" in hold.marks:
             rows += ((AUDIT["settle_override"], (cost, start.usage_id)),)
-        rows += tuple(map(_alert_row, post.alerts))
+        rows += tuple((SQL["add_alert"], alert_columns(alert)) for alert in post.alerts)
         return Wait(self._store.submit(*rows, must=True, then=partial(self._settled, post)))
 
     def _settled(self, post: PostSettlement) -> None:
@@ -151,7 +149,7 @@ class Ledger(Actor):
     @handles(PostAlerts)
     def post_alerts(self, post: PostAlerts) -> Wait[None]:
         """Alerts that a changed limit made."""
-        rows = map(_alert_row, post.alerts)
+        rows = [(SQL["add_alert"], alert_columns(alert)) for alert in post.alerts]
         return Wait(self._store.submit(*rows, must=True, then=partial(self._tell_of, post.alerts)))
 
     def _tell_of(self, alerts: tuple[Alert, ...]) -> None:
@@ -272,10 +270,10 @@ class Ledger(Actor):
         }
         accounts_of = _members(await self._store.read(SQL["sets_of_open_holds"]))
         holds = [
-            OpenHold(_start_of(row[:11]), NanoUSD(row[11]), tuple(accounts_of[row[12]]), _marks(row[13]), row[14])
+            OpenHold(start_of(row[:11]), NanoUSD(row[11]), tuple(accounts_of[row[12]]), marks_of(row[13]), row[14])
             for row in await self._store.read(SQL["open_holds"])
         ]
-        alerts = [_alert(row) for row in await self._store.read(SQL["alerts_since"], since)]
+        alerts = [alert_of(row) for row in await self._store.read(SQL["alerts_since"], since)]
         still = self._clock.now_us() - CLOCK_BACK_US
         grants = [Grant(*row) for row in await self._store.read(SQL["standing_overrides"], (still,))]
         return Books(balances, holds, alerts, grants)
@@ -286,7 +284,7 @@ class Ledger(Actor):
         return Wait(self._alerts((request.user, request.last)))
 
     async def _alerts(self, parameters: tuple[str | None, int]) -> list[Alert]:
-        return [_alert(row) for row in await self._store.read(SQL["newest_alerts"], parameters)]
+        return [alert_of(row) for row in await self._store.read(SQL["newest_alerts"], parameters)]
 
     @handles(ReadAudit)
     def read_audit(self, request: ReadAudit) -> Wait[AuditEntries]:
@@ -316,7 +314,7 @@ class Ledger(Actor):
         return Wait(self._usage(parameters))
 
     async def _usage(self, parameters: dict[str, Any]) -> UsageRows:
-        return UsageRows([_usage_row(row) for row in await self._store.read(SQL["usage"], parameters)])
+        return UsageRows([usage_row_of(row) for row in await self._store.read(SQL["usage"], parameters)])
 
     @handles(ReadGroups)
     def read_groups(self, request: ReadGroups) -> Wait[list[SpendGroup]]:
@@ -355,7 +353,7 @@ class Ledger(Actor):
                     amount_nano_usd=amount,
                     state=state,
                     created_at=rfc3339(at),
-                    marks=list(_marks(marks)),
+                    marks=list(marks_of(marks)),
                 )
                 for i, user, model, amount, state, at, marks in await self._store.read(SQL["listed_holds"])
             ]
@@ -449,115 +447,3 @@ def _instant(text: str | None) -> int | None:
         return parse_rfc3339(text)
     except ValueError as error:
         raise BadRequest(str(error)) from None
-
-
-def _start_columns(start: AttemptStart) -> tuple[Any, ...]:
-    return (
-        start.usage_id,
-        start.call_id,
-        start.user,
-        start.app,
-        start.conversation,
-        start.task_type,
-        start.provider,
-        start.model,
-        start.endpoint,
-        start.reason,
-        start.created_at,
-    )
-
-
-def _start_of(row: Any) -> AttemptStart:
-    return AttemptStart(*row)
-
-
-def _marks(text: str) -> tuple[Mark, ...]:
-    return cast("tuple[Mark, ...]", tuple(text.split(","))) if text else ()
-
-
-def _alert_row(alert: Alert) -> Row:
-    at = parse_rfc3339(alert.at)
-    limit, spent = alert.limit_nano_usd, alert.spent_nano_usd
-    columns = (alert.scope, alert.period, alert.label, alert.level, limit, spent, at, alert.suggestion)
-    return (SQL["add_alert"], columns)
-
-
-def _alert(row: Any) -> Alert:
-    scope, period, label, level, limit, spent, at, suggestion = row
-    return Alert(
-        scope=scope,
-        period=period,
-        level=level,
-        severity=SEVERITY[level],
-        at=rfc3339(at),
-        spent_nano_usd=spent,
-        limit_nano_usd=limit,
-        label=label,
-        suggestion=suggestion,
-    )
-
-
-def _usage_columns(hold: OpenHold, end: AttemptEnd) -> tuple[Any, ...]:
-    start, tokens = hold.start, end.tokens
-    return (
-        start.usage_id,
-        start.call_id,
-        start.created_at,
-        start.user,
-        start.app,
-        start.conversation,
-        start.task_type,
-        start.provider,
-        start.model,
-        start.endpoint,
-        start.reason,
-        tokens.prompt,
-        tokens.cached,
-        tokens.cache_write,
-        tokens.response,
-        tokens.reasoning,
-        end.token_source,
-        end.cost,
-        end.cost_source,
-        end.price_version,
-        end.latency_us,
-        end.first_token_us,
-        end.status,
-        hold.amount,
-        ",".join(hold.marks),
-        tokens.audio_prompt,
-        tokens.audio_response,
-    )
-
-
-def _usage_row(row: Any) -> UsageRow:
-    (
-        usage_id, call_id, created_at, user, app, conversation, task_type, model, endpoint, reason,
-        prompt, cached, response, reasoning, token_source,
-        cost, cost_source, price_version, latency_us, first_token_us, status, held, marks,
-    ) = row  # fmt: skip
-    return UsageRow(
-        usage_id=usage_id,
-        call_id=call_id,
-        created_at=rfc3339(created_at),
-        user=user,
-        app=app,
-        conversation=conversation,
-        model=model,
-        endpoint=endpoint,
-        task_type=task_type,
-        prompt_tokens=prompt,
-        cached_tokens=cached,
-        response_tokens=response,
-        reasoning_tokens=reasoning,
-        token_source=token_source,
-        cost_nano_usd=cost,
-        cost_source=cost_source,
-        price_version=price_version,
-        latency_ms=latency_us / 1000,
-        first_token_ms=None if first_token_us is None else first_token_us / 1000,
-        status=status,
-        reason=reason,
-        held_nano_usd=held,
-        marks=list(_marks(marks)),
-    )
