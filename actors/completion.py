@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import structlog
-from msgspec import UNSET, Struct, field, structs
+from msgspec import UNSET, Struct, field
 
 from actors.attempt import Held
 from actors.base import Ref
@@ -18,13 +18,13 @@ from actors.exchange import Exchange, Question
 from actors.limit import Limit
 from actors.pool import ProviderPool
 from actors.provider import ProviderActor, Source
+from actors.quotes import Quotes
 from actors.rules.alerts import alert_text
 from actors.rules.body import chat_body_hash
 from actors.rules.catalogue import Catalogue
 from actors.rules.overbudget import question, refusal, way_out
-from actors.rules.pricing import Price, affordable, bound
 from actors.rules.routing import Asked, Plan, Target, World, nearest_models, plan
-from actors.rules.tokens import OPENAI_FACTOR_MILLI, OTHER_FACTOR_MILLI, PromptTokens, prompt_upper_bound
+from actors.rules.tokens import PromptTokens
 from actors.session import Sessions
 from actors.tokenizer import Tokenizer
 from protocols.audit import Actor
@@ -50,9 +50,6 @@ LEASE_GRACE_S = 60.0
 HOPS: frozenset[Reason] = frozenset({"provider_unhealthy_fallback", "rate_limited_fallback"})
 """Reasons of a plan whose first target already stands in for another."""
 
-LEAST_ANSWER = 16
-"""Tokens of an answer below which clamping is no help."""
-
 OF_THE_PROVIDER = frozenset({"provider_unavailable", "rate_limited", "misconfigured", "busy"})
 """Faults that another model of the same provider, with the same key, would meet too."""
 
@@ -75,25 +72,11 @@ class ChatCall(Struct):
     sent: bool = False
 
 
-class _Quote(Struct, frozen=True):
-    """What an attempt at a target may come to: its price, and the most tokens of its prompt and its answer.
-
-    `about` is a tokenizer's count of the prompt, if there is one.
-    """
-
-    price: Price | None
-    prompt_tokens: int
-    longest_answer: int
-    bound: NanoUSD | None
-    about: int | None = None
-
-
 class _Run(Struct):
     """A call under way.
 
     State: what was asked, the plan, the targets and rejected candidates as it goes on, why its target was chosen in the end,
-    quotes and attempts so far; `counted` is the prompt by a tokenizer, by model; what a token confirms; `clamped` are the targets
-    whose longest answer was cut.
+    what a token confirms, attempts so far.
     """
 
     call: ChatCall
@@ -104,11 +87,9 @@ class _Run(Struct):
     rejected: list[Rejected]
     reason: Reason
     views: tuple[ProviderView, ...]
-    counted: Mapping[str, PromptTokens]
+    quotes: Quotes
     body: bytes = b""
     confirmed_model: str | None = None
-    clamped: frozenset[Target] = frozenset()
-    quotes: dict[Target, _Quote] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
 
 
@@ -180,7 +161,7 @@ class Completions:
             target = todo.popleft()
             try:
                 bound, admission, confirmed = (
-                    self._quote(run, target).bound,
+                    run.quotes.of(target).bound,
                     self._admission(run),
                     _confirmed(run, target),
                 )
@@ -221,7 +202,8 @@ class Completions:
         if self._tokenizer is not None:
             at_openai = {view.name for view in views if view.kind == "openai" and not view.local}
             counted = await self._tokenizer.counts(chat, {t.model for t in made.targets if t.provider in at_openai})
-        return _Run(call, call_id, preferences, made, made.targets, made.rejected, made.reason, views, counted)
+        quotes = Quotes(self._catalogue, chat, preferences, views, counted)
+        return _Run(call, call_id, preferences, made, made.targets, made.rejected, made.reason, views, quotes)
 
     async def _views_once_listed(self) -> tuple[ProviderView, ...]:
         """The providers after one of them has said what it has: a call that comes right after the start waits for that."""
@@ -290,12 +272,12 @@ class Completions:
 
     def _at_the_limit(self, run: _Run, target: Target, over: OverBudget, todo: deque[Target]) -> QuorumError | None:
         """What a limit that it does not fit below means for the call: another target to do first, or the fault to answer."""
-        if self._clamp(run, target, over):
+        if run.quotes.clamp(target, over.room):
             todo.appendleft(target)
             return None
         if over.hard:
             return BudgetExceeded(over.message, detail=over.detail)
-        quote, auto = self._quote(run, target), run.preferences.auto_fallback_to_local
+        quote, auto = run.quotes.of(target), run.preferences.auto_fallback_to_local
         forbidden = run.call.chat.allow_fallback is False
         tokens = quote.prompt_tokens + quote.longest_answer
         failed = {attempt.model for attempt in run.attempts}
@@ -321,19 +303,6 @@ class Completions:
             fault.detail |= {"override_token": offer.token, "expires_at": offer.expires_at}
         return fault
 
-    def _clamp(self, run: _Run, target: Target, over: OverBudget) -> bool:
-        """Cuts the longest answer to what fits, if the user allows it and the request names no limit of its own."""
-        quote = self._quote(run, target)
-        if not run.preferences.clamp_to_budget or run.call.chat.max_tokens is not None or quote.price is None:
-            return False
-        longest = min(affordable(quote.price, quote.prompt_tokens, over.room), quote.longest_answer - 1)
-        if longest < LEAST_ANSWER:
-            return False
-        amount = bound(quote.price, quote.prompt_tokens, longest)
-        run.quotes[target] = structs.replace(quote, longest_answer=longest, bound=amount)
-        run.clamped |= {target}
-        return True
-
     async def _check_token(self, run: _Run) -> None:
         """Raises OverrideInvalid for a token that is not good, before anything is done with it."""
         chat = run.call.chat
@@ -347,7 +316,7 @@ class Completions:
 
     def _held(self, run: _Run, target: Target) -> Held:
         source = self._sources[target.provider]
-        quote = self._quote(run, target)
+        quote = run.quotes.of(target)
         start = AttemptStart(
             usage_id=self._ids.next(),
             call_id=run.call_id,
@@ -371,7 +340,7 @@ class Completions:
                 quote.bound,
                 self._admission(run),
                 lease_s=source.config.timeout_s + LEASE_GRACE_S,
-                marks=("clamped",) if target in run.clamped else (),
+                marks=("clamped",) if quote.clamped else (),
                 confirmed=_confirmed(run, target),
             ),
             chat=run.call.chat,
@@ -384,7 +353,7 @@ class Completions:
     async def _attempt(self, run: _Run, target: Target, held: Held) -> Reply:
         """Asks one provider. Raises QuorumError; the hold is settled in any case."""
         chat, source = run.call.chat, self._sources[target.provider]
-        request = source.dialect.chat(chat, target.model, self._quote(run, target).longest_answer)
+        request = source.dialect.chat(chat, target.model, run.quotes.of(target).longest_answer)
         question = Question(source, target.model, request, held.usage_id, run.call.emit if chat.stream else None)
         async with held:
             try:
@@ -466,35 +435,8 @@ class Completions:
             flags=[],
             steps=run.made.steps,
             rejected=run.rejected,
-            bound_nano_usd=self._quote(run, run.targets[0]).bound if run.targets else None,
+            bound_nano_usd=run.quotes.of(run.targets[0]).bound if run.targets else None,
         )
-
-    def _quote(self, run: _Run, target: Target) -> _Quote:
-        quote = run.quotes.get(target)
-        if quote is None:
-            quote = run.quotes[target] = self._new_quote(run, target)
-        return quote
-
-    def _new_quote(self, run: _Run, target: Target) -> _Quote:
-        view = next(v for v in run.views if v.name == target.provider)
-        price = self._catalogue.price(view, target.model)
-        openai, longest = view.kind == "openai", self._longest_answer(run, target)
-        exact = run.counted.get(target.model) if openai else None
-        if exact is not None:
-            amount = None if price is None else bound(price, exact.at_most, longest)
-            return _Quote(price, exact.at_most, longest, amount, exact.about)
-        factor = OPENAI_FACTOR_MILLI if openai else OTHER_FACTOR_MILLI
-        tokens = prompt_upper_bound(run.call.chat, factor, target.model)
-        return _Quote(price, tokens, longest, None if price is None else bound(price, tokens, longest))
-
-    def _longest_answer(self, run: _Run, target: Target) -> int:
-        """The request's own limit, else the user's default within what the model can."""
-        asked = run.call.chat.max_tokens
-        if asked is not None:
-            return asked
-        most = self._catalogue.entry(target.provider, target.model).max_output_tokens
-        default = run.preferences.default_max_tokens
-        return default if most is None else min(default, most)
 
 
 FIRST_LISTING_S = 5.0
