@@ -342,7 +342,10 @@ class Play:
                 await self.settle_with(usage_id, 0)
             raise
         if life == self.life:
-            self.comes_first(usage_id)
+            if "override" in marks:  # it passes the budget, and with it those who wait for room in it
+                self.leaves(usage_id)
+            else:
+                self.comes_first(usage_id)
             self.holds.append(usage_id)
             self.acknowledged.add(usage_id)
         return "taken" + "".join(f" {mark}" for mark in marks)
@@ -782,6 +785,15 @@ CROWDED = [("call", ANA, 300, "strict", 0), ("calls", [(ANA, a, "queue", 60.0) f
 @example(steps=[("calls", [(ANA, 51, "strict", 60.0)]), ("limit", "ana", "month", 50, False, 0)])
 @example(
     steps=[("calls", [(ANA, 1, "strict", 60.0)]), ("limit", "ana", "month", 0, True, 0), ("image", 0, False, False)]
+)
+@example(
+    steps=[
+        ("calls", [(ANA, 1, "strict", 60.0)]),
+        ("grant", "ana", 2, 1, 0),
+        ("limit", "ana", "month", 1, False, 0),
+        ("calls", [(ANA, 1, "queue", 60.0)]),
+        ("call", ANA, 2, "queue", 0),
+    ]
 )
 @example(steps=[step for a in (400, 10) for step in (("call", ANA, a, "strict", 0), ("settle", 0, 100), ("restart",))])
 def test_whatever_happens_the_promises_about_money_hold(runner, steps):
