@@ -1,6 +1,7 @@
 """Alerts on their way out: to a command, to a webhook. In order, at least once, and outside everybody else's way.
 
-The table `alerts` is the queue, so a restart loses nothing; an alert that nobody takes is given up after a few tries.
+The table `alerts` is the queue, so a restart loses nothing; an alert that is not taken is given up after a few tries. Each way
+has a place of its own in the queue, so that one that hangs delays nothing of the other.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Protocol, get_args
 from urllib.parse import urlsplit
 
 import anyio
@@ -24,7 +25,7 @@ from actors.events import Events, listening
 from actors.providers.transport import Endpoint, Transport, TransportError
 from actors.store.queries import load
 from actors.store.sqlite import Store
-from protocols.alerts import SEVERITY, Alert, Level, PostDelivered, ReadUndelivered
+from protocols.alerts import SEVERITY, Alert, Level, PostDelivered, ReadUndelivered, WayOut
 from protocols.dialects.dialect import HttpRequest
 from protocols.errors import LedgerReadonly
 from protocols.money import usd_text
@@ -62,9 +63,9 @@ class NotTaken(Exception):
 
 
 class Way(Protocol):
-    """A way out. `name` is what the log calls it."""
+    """A way out. `name` is what the log and the store call it."""
 
-    name: str
+    name: WayOut
 
     async def deliver(self, alert: Alert) -> None:
         """Hands an alert over; takes as long as it takes. Raises NotTaken."""
@@ -76,7 +77,7 @@ class Command:
     goes where the daemon's log goes.
     """
 
-    name = "command"
+    name: WayOut = "command"
 
     def __init__(self, words: Sequence[str], environment: Mapping[str, str]) -> None:
         self._words = list(words)
@@ -112,7 +113,7 @@ class Command:
 class Webhook:
     """An address to which each alert is posted as JSON. Redirects are not followed. Raises ValueError for what is no address."""
 
-    name = "webhook"
+    name: WayOut = "webhook"
 
     def __init__(self, url: str, transport: Transport) -> None:
         self._endpoint, self._path = split_url(url)
@@ -133,7 +134,7 @@ class Webhook:
 class Notifier(Actor):
     """Delivers alerts.
 
-    State: none but the work under way; which alerts wait stands in the store.
+    State: none but the work under way; which alerts wait for which way stands in the store.
     """
 
     def __init__(self, store: Store, events: Ref[Events], clock: Clock, ways: Sequence[Way], timeout_s: float) -> None:
@@ -142,15 +143,16 @@ class Notifier(Actor):
         self._events = events
         self._clock = clock
         self._ways = ways
+        self._unused = {*get_args(WayOut)} - {way.name for way in ways}
         self._timeout_s = timeout_s
 
     def __repr__(self) -> str:
         return f"<Notifier {' and '.join(way.name for way in self._ways) or 'with no way out'}>"
 
     async def opening(self) -> None:
-        """Begins to deliver, if there is a way."""
-        if self._ways:
-            self.spawn(self._deliver_all())
+        """Begins to deliver, by each way for itself."""
+        for way in self._ways:
+            self.spawn(self._deliver_all(way))
 
     async def closing(self) -> None:
         """Waits until a command under way is killed."""
@@ -160,33 +162,28 @@ class Notifier(Actor):
     @handles(ReadUndelivered)
     def undelivered(self, request: ReadUndelivered) -> Wait[list[tuple[int, Alert]]]:
         """What still has to be delivered."""
-        return Wait(self._read(request.since))
+        return Wait(self._read((request.way, request.since)))
 
-    async def _read(self, since: int) -> list[tuple[int, Alert]]:
-        rows = await self._store.read(SQL["undelivered_alerts"], (since,))
+    async def _read(self, parameters: tuple[WayOut, int]) -> list[tuple[int, Alert]]:
+        rows = await self._store.read(SQL["undelivered_alerts"], parameters)
         return [(row[0], _alert(*row[1:])) for row in rows]
 
     @handles(PostDelivered)
     def delivered(self, request: PostDelivered) -> Wait[None]:
-        """Writes it down."""
-        return Wait(self._store.submit((SQL["alert_delivered"], (request.at, request.id))))
+        """Writes it down. What one way took is no news for a way that is configured later."""
+        ways = (request.way, *self._unused)
+        return Wait(self._store.submit(*((SQL["alert_delivered"], (way, request.id)) for way in ways)))
 
-    async def _deliver_all(self) -> None:
+    async def _deliver_all(self, way: Way) -> None:
         async with listening(self._events, None, frozenset({"alert"})) as alerts:
             while True:
-                while waiting := await self.ref.call(ReadUndelivered(self._clock.now_us() - TOO_OLD_US)):
+                while waiting := await self.ref.call(ReadUndelivered(way.name, self._clock.now_us() - TOO_OLD_US)):
                     for number, alert in waiting:
-                        await self._deliver(alert)
-                        await self._mark(number)
+                        await self._deliver(way, alert)
+                        await self._mark(way, number)
                 await alerts.next()  # which there are, the store knows
 
-    async def _deliver(self, alert: Alert) -> None:
-        """Each way for itself, so that one that hangs does not keep the alert from the other."""
-        async with asyncio.TaskGroup() as tasks:
-            for way in self._ways:
-                tasks.create_task(self._deliver_by(way, alert))
-
-    async def _deliver_by(self, way: Way, alert: Alert) -> None:
+    async def _deliver(self, way: Way, alert: Alert) -> None:
         for pause in (*RETRY_AFTER_S, None):
             try:
                 with self._clock.fail_after(self._timeout_s):
@@ -203,10 +200,10 @@ class Notifier(Actor):
                 log.warning("alert_not_taken", way=way.name, why=why, again_in_s=pause)
                 await self._clock.sleep(pause)
 
-    async def _mark(self, number: int) -> None:
+    async def _mark(self, way: Way, number: int) -> None:
         while True:
             try:
-                await self.ref.call(PostDelivered(number, self._clock.now_us()))
+                await self.ref.call(PostDelivered(way.name, number))
             except LedgerReadonly:
                 await self._clock.sleep(MARK_AGAIN_S)
             else:

@@ -14,6 +14,9 @@ Level = Literal[75, 80, 90, 100]
 
 Severity = Literal["info", "warning", "critical"]
 
+WayOut = Literal["command", "webhook"]
+"""Where alerts go besides the daemon's own clients."""
+
 SEVERITY: dict[Level, Severity] = {75: "info", 80: "warning", 90: "critical", 100: "critical"}
 
 
@@ -48,13 +51,14 @@ class AlertList(Struct):
 
 
 class ReadUndelivered(Request[list[tuple[int, Alert]]], frozen=True):
-    """Notifier: the oldest alerts since an instant (µs) that no command and no webhook has taken, with their ids, in order."""
+    """Notifier: the oldest alerts since an instant (µs) that one way out has not taken, with their ids, in order."""
 
+    way: WayOut
     since: int
 
 
 class PostDelivered(Request[None], frozen=True):
-    """Notifier: an alert was taken, or given up, at an instant (µs); answered when that is durable. Raises LedgerReadonly."""
+    """Notifier: one way out took an alert, or was given up for it; answered when that is durable. Raises LedgerReadonly."""
 
+    way: WayOut
     id: int
-    at: int

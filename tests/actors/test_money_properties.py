@@ -202,7 +202,10 @@ class Play:
             books = self.books
         else:
             beside = open_books(folder, limits=LIMITS, clock=self.clock, zone=self.zone, boot=boot)
+            lowered, self.told.lowered = self.told.lowered, set()  # only the process that goes on knows
+            self.told.maybe_lowered |= lowered
             books = await self.exits.enter_async_context(beside)
+            self.told.lowered = lowered
         self.audited.rebooted.clear()  # the next process of that folder starts in the same boot
         there = {usage_id for (usage_id,) in rows(folder, "SELECT usage_id FROM journal")}
         if not rows(folder, "SELECT * FROM carried"):
@@ -340,7 +343,10 @@ class Play:
                 await self.settle_with(usage_id, 0)
             raise
         if life == self.life:
-            self.comes_first(usage_id)
+            if "override" in marks:  # it passes the budget, and with it those who wait for room in it
+                self.leaves(usage_id)
+            else:
+                self.comes_first(usage_id)
             self.holds.append(usage_id)
             self.acknowledged.add(usage_id)
         return "taken" + "".join(f" {mark}" for mark in marks)
@@ -476,6 +482,9 @@ class Play:
 
     def is_lowered(self, before, old, calmly):
         new = self.now
+        if not calmly:  # what is being taken stands nowhere yet
+            names = {name for asked in self.told.asked.values() for name in new.accounts(asked.who)}
+            before = dict.fromkeys(names, (0, 0)) | before
         lowered = {
             (scope, period, label)
             for (scope, period, label), (spent, held) in before.items()
@@ -773,6 +782,19 @@ CROWDED = [("call", ANA, 300, "strict", 0), ("calls", [(ANA, a, "queue", 60.0) f
 @example(steps=[*CROWDED, ("gives_up", 1)])
 @example(
     steps=[("limit", "ana", "month", 101, True, 0), ("call", ANA, 75, "strict", 0), ("settle", 1, 100), ("verify",)]
+)
+@example(steps=[("calls", [(ANA, 51, "strict", 60.0)]), ("limit", "ana", "month", 50, False, 0)])
+@example(
+    steps=[("calls", [(ANA, 1, "strict", 60.0)]), ("limit", "ana", "month", 0, True, 0), ("image", 0, False, False)]
+)
+@example(
+    steps=[
+        ("calls", [(ANA, 1, "strict", 60.0)]),
+        ("grant", "ana", 2, 1, 0),
+        ("limit", "ana", "month", 1, False, 0),
+        ("calls", [(ANA, 1, "queue", 60.0)]),
+        ("call", ANA, 2, "queue", 0),
+    ]
 )
 @example(steps=[step for a in (400, 10) for step in (("call", ANA, a, "strict", 0), ("settle", 0, 100), ("restart",))])
 def test_whatever_happens_the_promises_about_money_hold(runner, steps):

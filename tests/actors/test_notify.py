@@ -31,6 +31,7 @@ ADD = Statement(
     0,
 )
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
+NOTE = 'echo "$QUORUMD_ALERT_LEVEL" >> "$1"'
 ALERT = Alert("user:ana", "month", 90, "critical", NOON, 4_510_000_000, 5_000_000_000, "2027-03", "use ollama:llama")
 
 
@@ -49,12 +50,13 @@ class Desk:
             await self.store.submit((ADD, row))
             self.events.tell(Publish(alert_event(Alert(scope, "month", level, "info", at, level, 100, "2027-03"))))
 
-    def delivered(self):
-        """Which levels were marked, in the order of their ids."""
-        return [level for (level,) in rows(self.folder, "SELECT level FROM alerts WHERE delivered NOTNULL ORDER BY id")]
+    def delivered(self, by="command"):
+        """Which levels wait no more for a way out, in the order of their ids."""
+        passed = "SELECT level FROM alerts WHERE id <= (SELECT last FROM alerts_out WHERE way = ?) ORDER BY id"
+        return [level for (level,) in rows(self.folder, passed, by)]
 
-    async def marked(self, *levels):
-        await until(lambda: self.delivered() == list(levels))
+    async def marked(self, *levels, by="command"):
+        await until(lambda: self.delivered(by) == list(levels))
 
     def lines(self):
         """What the commands wrote down."""
@@ -103,6 +105,19 @@ def gone(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+async def silence(server, peer):
+    """A webhook that hangs."""
+    server.requests.append(await peer.request())
+    server.events.put_nowait("asked")
+    await peer.gone()
+    server.events.put_nowait("hung up")
+
+
+def posted(server):
+    """Which levels a webhook was asked to take."""
+    return [json.loads(request.partition(b"\r\n\r\n")[2])["level"] for request in server.requests]
 
 
 class TestCommand:
@@ -210,34 +225,34 @@ class TestQueue:
         async with desk.working():
             await desk.happens(75)
             assert desk.events.incarnation._subscriptions == set()
-            waiting = await desk.notifier.call(ReadUndelivered(0))
+            waiting = await desk.notifier.call(ReadUndelivered("command", 0))
             assert [alert.level for _, alert in waiting] == [75]
             assert repr(desk.notifier) == "<Notifier with no way out>"
-        assert desk.delivered() == []
+        assert desk.delivered() == desk.delivered(by="webhook") == []
 
     async def test_a_restart_delivers_what_waits_and_is_not_older_than_a_day(self, desk):
         async with desk.working():
             await desk.happens(75, at="2027-03-09T11:59:59Z")
             await desk.happens(80, at="2027-03-09T12:00:01Z")
             await desk.happens(90)
-        async with desk.working(desk.shell('echo "$QUORUMD_ALERT_LEVEL" >> "$1"')):
-            await desk.marked(80, 90)
+        async with desk.working(desk.shell(NOTE)):
+            await desk.marked(75, 80, 90)
         assert desk.lines() == ["80", "90"]
-        async with desk.working(desk.shell('echo "$QUORUMD_ALERT_LEVEL" >> "$1"')):
+        async with desk.working(desk.shell(NOTE)):
             await desk.happens(100)
-            await desk.marked(80, 90, 100)
+            await desk.marked(75, 80, 90, 100)
         assert desk.lines() == ["80", "90", "100"]
 
     async def test_more_than_one_reading_holds_are_all_delivered(self, desk, transport):
         async with serving(answering(OK)) as server, desk.working(Webhook(server.url, transport)):
             for number in range(150):
                 await desk.happens(75, scope=f"user:u{number}")
-            await until(lambda: len(desk.delivered()) == 150)
+            await until(lambda: len(desk.delivered(by="webhook")) == 150)
             said = [json.loads(request.partition(b"\r\n\r\n")[2])["scope"] for request in server.requests]
         assert said == [f"user:u{number}" for number in range(150)]
 
     async def test_a_crash_of_the_notifier_loses_nothing(self, desk):
-        async with desk.working(desk.shell('echo "$QUORUMD_ALERT_LEVEL" >> "$1"')):
+        async with desk.working(desk.shell(NOTE)):
             await desk.happens(75)
             await desk.marked(75)
             with capture_logs():
@@ -261,6 +276,90 @@ class TestQueue:
         assert desk.lines() == ["75"]
 
 
+class TestTwoWays:
+    async def test_a_webhook_that_hangs_delays_no_alert_for_the_command(self, desk, transport):
+        async with serving(silence) as server:
+            async with desk.working(Webhook(server.url, transport), desk.shell(NOTE)):
+                await desk.happens(75)
+                assert await server.happened() == "asked"
+                await desk.happens(80, 90, 100)
+                await desk.marked(75, 80, 90, 100)
+                assert desk.delivered(by="webhook") == []
+            assert posted(server) == [75]
+        assert desk.lines() == ["75", "80", "90", "100"]
+
+    async def test_a_command_that_hangs_delays_no_alert_for_the_webhook(self, desk, transport):
+        async with (
+            serving(answering(OK)) as server,
+            desk.working(Webhook(server.url, transport), desk.shell(NOTE + "; exec sleep 1000")),
+        ):
+            await desk.happens(75, 80, 90, 100)
+            await desk.marked(75, 80, 90, 100, by="webhook")
+            await until(desk.lines)
+            assert desk.delivered() == []
+            assert posted(server) == [75, 80, 90, 100]
+        assert desk.lines() == ["75"]
+
+    async def test_one_that_hung_goes_on_where_it_was_though_the_other_is_ahead(self, desk, transport):
+        async def silence_once(server, peer):
+            await (answering(OK) if server.requests else silence)(server, peer)
+
+        with capture_logs():
+            async with serving(silence_once) as server:
+                async with desk.working(Webhook(server.url, transport), desk.shell(NOTE)):
+                    await desk.happens(75, 80)
+                    assert await server.happened() == "asked"
+                    await desk.marked(75, 80)
+                    await desk.passes(TIMEOUT_S)
+                    await desk.passes(RETRY_AFTER_S[0])
+                    await desk.marked(75, 80, by="webhook")
+                assert posted(server) == [75, 75, 80]
+        assert desk.lines() == ["75", "80"]
+
+    async def test_after_a_restart_each_gets_what_it_has_not_taken(self, desk, transport):
+        async with serving(silence) as server, desk.working(Webhook(server.url, transport), desk.shell(NOTE)):
+            await desk.happens(75, 80)
+            await desk.marked(75, 80)
+        async with (
+            serving(answering(OK)) as server,
+            desk.working(Webhook(server.url, transport), desk.shell(NOTE)),
+        ):
+            await desk.happens(90)
+            await desk.marked(75, 80, 90)
+            await desk.marked(75, 80, 90, by="webhook")
+            assert posted(server) == [75, 80, 90]
+        assert desk.lines() == ["75", "80", "90"]
+
+    async def test_one_that_is_new_gets_what_nobody_has_taken(self, desk, transport):
+        async with desk.working(desk.shell(NOTE)):
+            await desk.happens(75, 80)
+            await desk.marked(75, 80)
+        async with desk.working():
+            await desk.happens(90)
+        async with (
+            serving(answering(OK)) as server,
+            desk.working(Webhook(server.url, transport), desk.shell(NOTE)),
+        ):
+            await desk.happens(100)
+            await desk.marked(75, 80, 90, 100, by="webhook")
+            await desk.marked(75, 80, 90, 100)
+            assert posted(server) == [90, 100]
+        assert desk.lines() == ["75", "80", "90", "100"]
+
+    async def test_one_that_was_ahead_and_comes_back_gets_nothing_again(self, desk, transport):
+        async with serving(answering(OK)) as server:
+            async with desk.working(Webhook(server.url, transport), desk.shell("exec sleep 1000")):
+                await desk.happens(75, 80)
+                await desk.marked(75, 80, by="webhook")
+            async with desk.working(desk.shell('[ "$QUORUMD_ALERT_LEVEL" = 75 ] || exec sleep 1000')):
+                await desk.marked(75)
+            async with desk.working(Webhook(server.url, transport), desk.shell("true")):
+                await desk.happens(90)
+                await desk.marked(75, 80, 90, by="webhook")
+                await desk.marked(75, 80, 90)
+            assert posted(server) == [75, 80, 90]
+
+
 class TestWebhook:
     async def test_it_is_posted_as_json_to_the_whole_address(self, transport):
         async with serving(answering(OK)) as server:
@@ -279,7 +378,7 @@ class TestWebhook:
                     await desk.happens(75)
                     for seconds in RETRY_AFTER_S:
                         await desk.passes(seconds)
-                    await desk.marked(75)
+                    await desk.marked(75, by="webhook")
                 assert len(server.requests) == 4
         assert logs[-1]["why"] == f"{server.url} answered {int(status[:3])}"
         assert "canary" not in str(logs)
@@ -290,30 +389,21 @@ class TestWebhook:
                 await desk.happens(75)
                 for seconds in RETRY_AFTER_S:
                     await desk.passes(seconds)
-                await desk.marked(75)
+                await desk.marked(75, by="webhook")
         assert logs[-1]["event"] == "alert_given_up"
         assert "canary" not in str(logs)
 
     async def test_one_that_hangs_delays_nothing_else(self, desk, transport):
-        async def silence(server, peer):
-            await peer.request()
-            server.events.put_nowait("asked")
-            await peer.gone()
-            server.events.put_nowait("hung up")
-
         with capture_logs():
-            async with serving(silence) as server:
-                command = desk.shell('echo "$QUORUMD_ALERT_LEVEL" >> "$1"')
-                async with desk.working(Webhook(server.url, transport), command):
-                    await desk.happens(75)
-                    assert await server.happened() == "asked"
-                    await until(lambda: desk.lines() == ["75"])  # the other way
-                    async with asyncio.timeout(1):  # the ledger, and the notifier's own mailbox
-                        await desk.happens(80)
-                        waiting = await desk.notifier.call(ReadUndelivered(0))
-                    assert [alert.level for _, alert in waiting] == [75, 80]
-                    await desk.passes(TIMEOUT_S)
-                    assert await server.happened() == "hung up"
+            async with serving(silence) as server, desk.working(Webhook(server.url, transport)):
+                await desk.happens(75)
+                assert await server.happened() == "asked"
+                async with asyncio.timeout(1):  # the ledger, and the notifier's own mailbox
+                    await desk.happens(80)
+                    waiting = await desk.notifier.call(ReadUndelivered("webhook", 0))
+                assert [alert.level for _, alert in waiting] == [75, 80]
+                await desk.passes(TIMEOUT_S)
+                assert await server.happened() == "hung up"
 
     @pytest.mark.parametrize(
         "url",

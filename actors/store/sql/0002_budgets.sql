@@ -41,7 +41,7 @@ ALTER TABLE audit ADD COLUMN cost INTEGER;
 
 CREATE INDEX overrides_in_audit ON audit (subject) WHERE action = 'override.confirmed';
 
--- The id is the order in which spend reached the levels; `delivered` is when the command or webhook had taken it.
+-- The id is the order in which spend reached the levels.
 CREATE TABLE alerts (
     id INTEGER PRIMARY KEY,
     scope TEXT NOT NULL,
@@ -52,9 +52,14 @@ CREATE TABLE alerts (
     spent INTEGER NOT NULL,
     at INTEGER NOT NULL,
     suggestion TEXT,
-    delivered INTEGER,
     UNIQUE (period, label, scope, level, limit_nano)
 ) STRICT;
+
+-- How far each way out of the daemon (command, webhook) has come: the last alert that it took, or that it was given up for.
+CREATE TABLE alerts_out (
+    way TEXT PRIMARY KEY,
+    last INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE overrides (
     id TEXT PRIMARY KEY,

@@ -1,6 +1,6 @@
 -- name: undelivered_alerts
 SELECT id, scope, period, level, at, spent, limit_nano, label, suggestion FROM alerts
-WHERE delivered IS NULL AND at >= ? ORDER BY id LIMIT 100
+WHERE id > coalesce((SELECT last FROM alerts_out WHERE way = ?), 0) AND at >= ? ORDER BY id LIMIT 100
 
 -- name: alert_delivered
-UPDATE alerts SET delivered = ? WHERE id = ?
+INSERT INTO alerts_out (way, last) VALUES (?, ?) ON CONFLICT DO UPDATE SET last = max(last, excluded.last)
