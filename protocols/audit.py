@@ -16,7 +16,7 @@ class Audit(Params):
     right: ClassVar[Right] = "operate"
 
     last: Annotated[int, Meta(ge=1, le=10_000)] = 100
-    before: int | None = None
+    before: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     user: Name | None = None
     action: Name | None = None
 

@@ -63,7 +63,7 @@ class DaemonSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     default_model: Annotated[str | None, Meta(description="the model of a call that names none")] = None
     session_idle_s: Annotated[
-        float, Meta(ge=1, description="seconds after which the context of a silent user leaves memory")
+        float, Meta(ge=1, le=1e9, description="seconds after which the context of a silent user leaves memory")
     ] = field(default=1800.0, name="session.idle_s")
     session_max: Annotated[int, Meta(ge=1, description="users whose context is in memory at once")] = field(
         default=10_000, name="session.max"

@@ -71,6 +71,9 @@ def _run(command: Command, arguments: Namespace) -> int:
     except UnicodeError:
         say("daemonctl: the input is not UTF-8; convert it first, for example with iconv")
         return USAGE
+    except OverflowError:
+        say("daemonctl: a number is too large; 64 bits are what the daemon takes")
+        return USAGE
     except QuorumError as fault:
         _say_fault(arguments, fault)
         return UNCONFIRMED if isinstance(fault, OverrideRequired) else REFUSED

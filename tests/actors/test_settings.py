@@ -1,4 +1,5 @@
 import asyncio
+import math
 
 import msgspec
 import pytest
@@ -80,6 +81,8 @@ async def test_a_row_says_what_the_setting_is_for(books):
         ("month_us", 5, "there is no setting `month_us`; did you mean `month_usd`"),
         ("xyzzy", 5, r"there is no setting `xyzzy`; `daemonctl settings show` lists them"),
         ("month_usd", -1, "`month_usd` can't be -1"),
+        # JSON has no infinity: the next start could not read what was stored
+        ("session.idle_s", math.inf, "`session.idle_s` can't be inf"),
         ("month_usd", "much", "`month_usd` can't be 'much'"),
         ("default_max_tokens", 0, "can't be 0"),
         ("default_max_tokens", 1.5, "can't be 1.5"),

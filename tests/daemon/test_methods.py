@@ -263,6 +263,12 @@ class TestRights:
             assert (code, "`operate`" in message) == ("forbidden", True)
             assert ask(lines, method, user="root/x", **more)[0] == "bad_request"
 
+    @pytest.mark.parametrize("before", [2**63, 2**64 - 1, 10**30, -1])
+    def test_a_number_that_no_entry_of_the_audit_has_is_a_wrong_one(self, daemon, before):
+        with daemon.json_lines() as lines:
+            assert ask(lines, "audit", before=2**63 - 1)["entries"] is not None
+            assert ask(lines, "audit", before=before)[0] == "bad_request"
+
     def test_a_user_sets_its_own_and_not_the_daemons(self, daemon):
         with somebody(daemon) as lines:
             assert ask(lines, "settings.set", key="day_usd", value=3)["origin"] == "user"

@@ -93,6 +93,14 @@ def test_a_refusal_names_its_code(ctl):
     assert ran.stderr.startswith("daemonctl: unknown_provider: ")
 
 
+@pytest.mark.parametrize(
+    "typed", [f"audit --before {10**20}", f"usage --last {10**20}", f"settings set month_usd {10**20}"]
+)
+def test_a_number_that_no_frame_can_carry_is_wrong_usage(ctl, typed):
+    ran = ctl(*typed.split())
+    assert (ran.returncode, ran.stderr[:33]) == (2, "daemonctl: a number is too large;")
+
+
 async def test_the_async_client_chats_and_streams(real_socket):
     async with connect(app="test", path=real_socket) as quorum:
         stream = quorum.stream("Tell me")
