@@ -75,9 +75,12 @@ NASTY: tuple[Any, ...] = (
 
 
 def valid_calls() -> list[dict[str, Any]]:
-    """Messages that are right: hello, cancel, and each of the calls."""
+    """Messages that are right: hello, cancel, and each of the calls that end by themselves."""
     calls = [
-        {"t": "call", "id": 1, "method": m, "params": p, "deadline_s": 5.0} for m, each in PARAMS.items() for p in each
+        {"t": "call", "id": 1, "method": m, "params": p, "deadline_s": 5.0}
+        for m, each in PARAMS.items()
+        if m != "events"
+        for p in each
     ]
     return [{"t": "hello", "protocol": 1, "app": "fuzz"}, {"t": "cancel", "id": 1}, *calls]
 
