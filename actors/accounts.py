@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import tzinfo
 
 from msgspec import Struct
@@ -102,21 +102,35 @@ class Accounts:
         self.balances = {a: b for a, b in self.balances.items() if is_recent(a) or b.held or b.waiting}
         self._levels.keep(is_recent)
 
-    def learn(self, own: OwnBudgets) -> None:
-        """Users' own budgets are these from now on."""
-        self._own = {user: _in_nano(budget) for user, budget in own.by_user.items()}
+    def of_users(self, users: Collection[str]) -> list[Account]:
+        """The accounts of these users; with `*` among them all that there are."""
+        if EVERYBODY in users:
+            return list(self.balances)
+        labels = {(span.period, label) for span in self._spans for label in (span.label, self.since[span.period])}
+        named = (Account(f"user:{user}", period, label) for user in users for period, label in labels)
+        return [account for account in named if account in self.balances]
+
+    def learn(self, own: OwnBudgets, changed: Iterable[Account]) -> None:
+        """The budgets of these users, and so the limits of these accounts, are others from now on; with `*` they are all that there are."""
+        learned = {user: _in_nano(budget) for user, budget in own.by_user.items()}
+        self._own = learned if EVERYBODY in learned else self._own | learned
         self._postings.clear()
-        for account, balance in self.balances.items():
-            self._arm(account, balance)
+        for account in changed:
+            self._arm(account, self.balances[account])
 
     def posting(self, key: Key) -> Posting:
         """In the periods that were turned to last."""
         posting = self._postings.get(key)
         if posting is None:
-            if len(self._postings) >= POSTINGS:  # names are the clients' own words
-                self._postings.clear()
+            if len(self._postings) >= POSTINGS:
+                self._forget_idle()
             posting = self._postings[key] = self._new_posting(accounts_of(scopes_of(*key), self._spans))
         return posting
+
+    def _forget_idle(self) -> None:
+        """Names are the clients' own words: what nobody spent or holds anything on needs no memory."""
+        self._postings.clear()
+        self.balances = {a: b for a, b in self.balances.items() if b.spent or b.held or b.waiting}
 
     def limit(self, account: Account) -> NanoUSD | None:
         """The limit of an account, None if there is none; of a user the lower of the config's and the user's own."""

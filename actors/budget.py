@@ -10,7 +10,7 @@ from datetime import tzinfo
 import structlog
 from msgspec import Struct
 
-from actors.accounts import BACK_US, Accounts, ClockWentBack, Key, Posting
+from actors.accounts import Accounts, ClockWentBack, Key, Posting
 from actors.base import Actor, Ref, Wait, handles
 from actors.clock import MICRO, Clock, rfc3339
 from actors.grants import Grants, row_of
@@ -22,6 +22,7 @@ from actors.rules.admission import (
     Admitted,
     Limits,
     Refusal,
+    account_name,
     decide,
     has_room,
 )
@@ -87,6 +88,12 @@ LEAST_WAIT_S, MOST_WAIT_S = 0.05, 60.0
 """The shortest and the longest time after which whoever hears `budget_held` is asked to come back."""
 
 LONGEST_OVERRIDE_US = 366 * 86_400 * MICRO
+
+GRANTS_BACK_US = 3 * 86_400 * MICRO
+"""A clock that is set back by less finds the overrides of then."""
+
+MOST_GRANTS = 100
+"""Overrides of one account that hold at once: each call that needs one looks at them."""
 
 log = structlog.get_logger("budget")
 
@@ -181,7 +188,7 @@ class BudgetActor(Actor):
             return Wait(self._durable(self._take(request, amount, posting, verdict)))
         if verdict.kind == "held" and request.admission == "queue":
             key = (start.user, start.app, start.provider)
-            return Wait(self._in_turn(start.usage_id, self._turns.join(key, posting.balances, request, amount)))
+            return Wait(self._in_turn(start.usage_id, self._turns.join(key, posting, request, amount)))
         raise self._fault(verdict, amount)
 
     def _judge(
@@ -212,7 +219,8 @@ class BudgetActor(Actor):
     ) -> Admitted | Refusal:
         allowances = None
         if self._grants:
-            allowances = self._grants.allowances(self._accounts.balances, self._clock.now_us())
+            scopes = {bound.account.scope for bound in posting.bounds if not bound.hard}
+            allowances = self._grants.allowances(scopes, self._accounts.balances, self._clock.now_us())
         return decide(
             posting.bounds, amount, soft=soft, confirmed=confirmed, allowances=allowances, not_ahead=not_ahead
         )
@@ -288,38 +296,31 @@ class BudgetActor(Actor):
         self._let_in()
 
     def _let_in(self) -> None:
-        """Gives everybody their turn whose turn it is: the first of each line, whoever came first before the others."""
-        while self._turns and self._let_one_in():
-            pass
-
-    def _let_one_in(self) -> bool:
+        """Gives everybody their turn whose turn it is."""
+        if not self._turns:
+            return
         try:
             self._turn(self._clock.now_us())
         except Busy:  # the clock went back: the crash has told those who wait
-            return False
-        for position, line in enumerate(self._turns.heads()):
-            # Whoever came first has nobody ahead; others leave room for all who wait in other lines.
-            if self._has_turn(line.waiters[0], line.key, line.total if position else None):
-                self._turns.call(line)
-                return True
-        return False
+            return
+        self._turns.call(self._blocked_by)
 
-    def _has_turn(self, waiter: Waiter[_Hold], key: Key, not_ahead: int | None) -> bool:
-        """Whether it needs to wait no longer: it has its hold, or a fault that waiting does not change."""
+    def _blocked_by(self, waiter: Waiter[_Hold], key: Key, not_ahead: int | None) -> Balance | None:
+        """Gives a turn: a hold, or a fault that waiting does not change. Else the balance that has no room yet."""
         if waiter.turn.done():
-            return True
+            return None
         posting = self._accounts.posting(key)
         try:
             verdict = self._judge(waiter.request, waiter.amount, posting, not_ahead=not_ahead)
             if isinstance(verdict, Admitted):
                 waiter.turn.set_result(self._take(waiter.request, waiter.amount, posting, verdict))
             elif verdict.kind == "held":
-                return False
+                return next(bound.balance for bound in posting.bounds if bound.account == verdict.account)
             else:
                 raise self._fault(verdict, waiter.amount)
         except QuorumError as error:
             waiter.turn.set_exception(error)
-        return True
+        return None
 
     # --- closing holds
 
@@ -384,7 +385,7 @@ class BudgetActor(Actor):
         for balance in taken.balances:
             balance.held -= amount
             balance.spent += spent
-        if self._turns:
+        if self._turns and self._turns.wait_for(taken.balances):
             self._let_in()
 
     # --- correcting what nobody knew
@@ -444,6 +445,8 @@ class BudgetActor(Actor):
             raise BadRequest("`until` must lie in the future, and within a year")
         if request.amount <= 0:
             raise BadRequest("`amount_usd` must be above 0")
+        if self._grants.standing(account_name(request.user), now) >= MOST_GRANTS:
+            raise BadRequest(f"{MOST_GRANTS} overrides of this account hold already; revoke some of them first")
         grant = Grant(
             secrets.token_hex(6), request.user, request.amount, now, request.until, request.actor.account, request.why
         )
@@ -496,12 +499,15 @@ class BudgetActor(Actor):
             self._learn(change.own_budgets)
 
     def _learn(self, own: OwnBudgets) -> None:
+        """What one user changed concerns that user's accounts alone."""
         balances, limit = self._accounts.balances, self._accounts.limit
-        before = {account: limit(account) for account, balance in balances.items() if balance.held}
-        self._accounts.learn(own)
+        changed = self._accounts.of_users(own.by_user)
+        before = {account: limit(account) for account in changed if balances[account].held}
+        self._accounts.learn(own, changed)
+        self._turns.move(self._accounts.posting)
         self._mark_lowered(before)
         labels = self._accounts.labels  # a new limit is no news of a day that is over
-        self._alert([account for account in balances if account.label in labels])
+        self._alert([account for account in changed if account.label in labels])
         self._let_in()
 
     def _mark_lowered(self, before: dict[Account, NanoUSD | None]) -> None:
@@ -527,7 +533,7 @@ class BudgetActor(Actor):
         """Needs no timer: whoever asks first in another period turns to it."""
         if self._accounts.is_now(now):
             return
-        self._grants.forget(now - BACK_US)
+        self._grants.forget(now - GRANTS_BACK_US)
         try:
             self._accounts.turn(now, self._grants.__contains__)
         except ClockWentBack as error:
@@ -535,8 +541,9 @@ class BudgetActor(Actor):
             raise Busy(
                 "the clock went back; the balances of that time are read, ask again", retry_after_s=TYPICAL_S
             ) from None
-        for line in self._turns.heads():
-            self._turns.move(line, self._accounts.posting(line.key).balances)
+        self._turns.move(self._accounts.posting)
+        labels = self._accounts.labels  # while the clock was back, limits may have changed
+        self._alert([account for account in self._accounts.balances if account.label in labels])
 
     def _fault(self, refused: Refusal, amount: int) -> OverBudget | BudgetHeld:
         resets_at = rfc3339(self._accounts.ends_at(refused.account.period) * MICRO)

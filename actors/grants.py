@@ -13,11 +13,12 @@ from protocols.overrides import OverrideRow
 class Grants:
     """The overrides that are not revoked.
 
-    State: grants by id. What is spent through one is in the balance of its account.
+    State: grants by id, and by the scope whose budget they let pass. What is spent through one is in the balance of its account.
     """
 
     def __init__(self) -> None:
         self._by_id: dict[str, Grant] = {}
+        self._by_scope: dict[str, list[Grant]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._by_id)
@@ -27,32 +28,44 @@ class Grants:
 
     def restore(self, grants: Iterable[Grant]) -> None:
         """These were granted before."""
-        self._by_id = {grant.id: grant for grant in grants}
+        self._by_id, self._by_scope = {}, {}
+        for grant in grants:
+            self.add(grant)
 
     def add(self, grant: Grant) -> None:
         """It holds from now on."""
         self._by_id[grant.id] = grant
+        self._by_scope.setdefault(f"user:{grant.user}", []).append(grant)
 
     def remove(self, grant: Grant) -> None:
         """Nothing passes through it from now on."""
-        self._by_id.pop(grant.id, None)
+        if self._by_id.pop(grant.id, None) is not None:
+            self._by_scope[f"user:{grant.user}"].remove(grant)
 
     def find(self, grant_id: str, user: str | None) -> Grant | None:
         """The grant, if it is the user's or of a name below; with None anybody's."""
         grant = self._by_id.get(grant_id)
         return grant if grant is not None and _is_of(grant, user) else None
 
+    def standing(self, account: str, now_us: int) -> int:
+        """How many hold now of an account and the names below."""
+        return sum(1 for _ in self._in_force(account, now_us))
+
     def forget(self, before_us: int) -> None:
         """Drops those that ended before."""
-        self._by_id = {i: grant for i, grant in self._by_id.items() if before_us < grant.until}
+        self.restore([grant for grant in self._by_id.values() if before_us < grant.until])
 
-    def allowances(self, balances: dict[Account, Balance], now_us: int) -> dict[str, list[Allowance]]:
-        """What they allow now, by scope."""
+    def allowances(
+        self, scopes: Iterable[str], balances: dict[Account, Balance], now_us: int
+    ) -> dict[str, list[Allowance]]:
+        """What they allow now in these scopes."""
         found: dict[str, list[Allowance]] = {}
-        for grant in self._in_force(None, now_us):
-            account = account_of(grant)
-            balance = balances.setdefault(account, Balance())
-            found.setdefault(account.scope, []).append(Allowance(account, balance, grant.amount))
+        for scope in scopes:
+            for grant in self._by_scope.get(scope, ()):
+                if now_us < grant.until:
+                    account = account_of(grant)
+                    balance = balances.setdefault(account, Balance())
+                    found.setdefault(scope, []).append(Allowance(account, balance, grant.amount))
         return found
 
     def rows(self, user: str | None, balances: Mapping[Account, Balance], now_us: int) -> list[OverrideRow]:

@@ -67,7 +67,7 @@ ADD_ACCOUNT, ADD_TO_SET = SQL["add_account"], SQL["add_to_set"]
 CLOSE_HOLD, MARK_UNKNOWN = SQL["close_hold"], SQL["mark_unknown"]
 UNKNOWN = "unknown"
 
-CLOCK_BACK_US = 2 * 86_400 * MICRO
+CLOCK_BACK_US = 3 * 86_400 * MICRO
 """A clock that is set back by less finds the overrides of then."""
 
 log = structlog.get_logger("ledger")

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from actors.clock import MICRO, Clock, rfc3339
+from actors.rules.admission import account_name
 from protocols.budget import Offer
 from protocols.errors import OverrideInvalid
 
 OFFER_S = 600.0
 """Seconds that a user has to say yes."""
 
-MOST = 10_000
-"""Offers kept at once; the oldest go first."""
+MOST = 1_000
+"""Offers of one account kept at once; its oldest go first, nobody else's."""
 
 
 class _Open(Struct, frozen=True):
@@ -30,20 +31,26 @@ class _Open(Struct, frozen=True):
 class Offers:
     """The tokens that were given out.
 
-    State: what each is bound to, the oldest first. Memory alone: after a restart none is good, which is the safe side.
+    State: what each is bound to, and the tokens of each account, the oldest first. Memory alone: after a restart none is good, which is the safe side.
     """
 
     def __init__(self, clock: Clock, token: Callable[[], str]) -> None:
         self._clock = clock
         self._token = token
         self._open: dict[str, _Open] = {}
+        self._of_account: dict[str, dict[str, None]] = {}
 
     def make(self, user: str, model: str, body: bytes, periods: tuple[str, ...]) -> Offer:
         """A new token; `periods` are the labels of the periods of now."""
         now = self._clock.monotonic()
-        while self._open and (len(self._open) >= MOST or next(iter(self._open.values())).until <= now):
-            del self._open[next(iter(self._open))]
+        of_account = self._of_account.setdefault(account_name(user), {})
+        while of_account:
+            oldest = next(iter(of_account))
+            if len(of_account) < MOST and self._open[oldest].until > now:
+                break
+            self.use(oldest)
         token = self._token()
+        of_account[token] = None
         self._open[token] = _Open(user, model, body, periods, now + OFFER_S)
         return Offer(token, rfc3339(self._clock.now_us() + round(OFFER_S * MICRO)))
 
@@ -53,13 +60,15 @@ class Offers:
         if found is None or (found.user, found.body, found.periods) != (user, body, periods):
             raise _invalid()
         if found.until <= self._clock.monotonic():
-            del self._open[token]
+            self.use(token)
             raise _invalid()
         return found.model
 
     def use(self, token: str) -> None:
         """It was good for one call, and that call has its hold."""
-        self._open.pop(token, None)
+        gone = self._open.pop(token, None)
+        if gone is not None:
+            self._of_account[account_name(gone.user)].pop(token, None)
 
 
 def _invalid() -> OverrideInvalid:

@@ -111,7 +111,7 @@ class SettingsActor(Actor):
             values.pop(key, None)
         else:
             values[key] = value
-        budgets = self._own_budgets() if key in BUDGET_KEYS else None
+        budgets = self._changed_budgets(owner) if key in BUDGET_KEYS else None
         for watcher in self._watchers:
             watcher.tell(SettingChanged(owner, key, budgets, values.get(key)))
 
@@ -150,6 +150,10 @@ class SettingsActor(Actor):
     def _own_budgets(self) -> OwnBudgets:
         owners = {EVERYBODY} | {o for o, values in self._values.items() if BUDGET_KEYS & values.keys()}
         return OwnBudgets({owner: self._own_budget(owner) for owner in owners})
+
+    def _changed_budgets(self, owner: str) -> OwnBudgets:
+        """The owner's; everybody's default is also part of those who say only some of it."""
+        return self._own_budgets() if owner == EVERYBODY else OwnBudgets({owner: self._own_budget(owner)})
 
     def _own_budget(self, owner: str) -> OwnBudget:
         month, day = (self._own_limit(key, owner) for key in ("month_usd", "day_usd"))

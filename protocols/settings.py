@@ -199,7 +199,8 @@ class OwnBudgets(Struct, frozen=True):
 
 
 class SettingChanged(Request[None], frozen=True):
-    """Told upwards when a value changed: `owner` is a user, `*` or `*daemon`; `own_budgets` when it was about budgets.
+    """Told upwards when a value changed: `owner` is a user, `*` or `*daemon`; `own_budgets`, the owner's alone, or with `*`
+    everybody's, when it was about budgets.
 
     `value` is None when it was unset.
     """

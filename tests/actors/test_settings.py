@@ -134,7 +134,7 @@ async def test_watchers_hear_of_changes_and_of_limits(books, watcher):
     await books.change("day_usd", 2, "*")
     quiet, own, everybody = watcher.heard
     assert quiet == ("ana", "default_max_tokens", None)
-    assert own[2].by_user == {"*": OwnBudget(None, None, True, True), "ana": OwnBudget(5.0, None, True, True)}
+    assert own[2].by_user == {"ana": OwnBudget(5.0, None, True, True)}
     assert everybody[2].by_user == {"*": OwnBudget(None, 2.0, True, True), "ana": OwnBudget(5.0, 2.0, True, True)}
 
 
