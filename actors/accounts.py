@@ -53,8 +53,8 @@ class Posting(Struct, frozen=True):
 class Accounts:
     """Balances, limits and periods.
 
-    State: balances by account since a month and a day, users' own budgets, the current periods and the instants (µs) between
-    which they are, with postings cached for them.
+    State: balances by account since a month and a day, the periods that these are of, users' own budgets, the current periods and
+    the instants (µs) between which they are, with postings cached for them.
     """
 
     def __init__(self, limits: Limits, zone: tzinfo, levels: Levels) -> None:
@@ -65,6 +65,7 @@ class Accounts:
         self._own: dict[str, Own] = {}
         self._spans: tuple[Span, ...] = ()
         self.since: dict[Period, str] = {}
+        self._labels: set[tuple[Period, str]] = set()
         self._from_us = self._until_us = 0
         self._postings: dict[Key, Posting] = {}
 
@@ -72,6 +73,11 @@ class Accounts:
     def labels(self) -> tuple[str, ...]:
         """The month and the day of now."""
         return tuple(span.label for span in self._spans)
+
+    def restore(self, balances: dict[Account, Balance]) -> None:
+        """As the ledger has them."""
+        self.balances = balances
+        self._labels |= {(account.period, account.label) for account in balances if account.period != "override"}
 
     def is_now(self, now_us: int) -> bool:
         """Whether the periods are still the ones that were turned to last."""
@@ -90,6 +96,8 @@ class Accounts:
             before = min(label_before(span), so_far.get(span.period, span.label))
             self.since[span.period] = max(before, self.since.get(span.period, before))
         self._spans = spans
+        self._labels = {(period, label) for period, label in self._labels if label >= self.since[period]}
+        self._labels |= {(span.period, span.label) for span in spans}
         self._from_us = max(span.starts_at for span in spans) * MICRO - BACK_US
         self._until_us = min(span.ends_at for span in spans) * MICRO
         self._postings.clear()
@@ -106,8 +114,7 @@ class Accounts:
         """The accounts of these users; with `*` among them all that there are."""
         if EVERYBODY in users:
             return list(self.balances)
-        labels = {(span.period, label) for span in self._spans for label in (span.label, self.since[span.period])}
-        named = (Account(f"user:{user}", period, label) for user in users for period, label in labels)
+        named = (Account(f"user:{user}", period, label) for user in users for period, label in self._labels)
         return [account for account in named if account in self.balances]
 
     def learn(self, own: OwnBudgets, changed: Iterable[Account]) -> None:

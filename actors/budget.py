@@ -150,7 +150,7 @@ class BudgetActor(Actor):
         """Reads balances, open holds, alerts and overrides from the ledger, limits from the settings."""
         self._turn(self._clock.now_us())
         books = await self._ledger.call(ReadBooks(**{str(p): label for p, label in self._accounts.since.items()}))
-        self._accounts.balances = books.balances
+        self._accounts.restore(books.balances)
         self._grants.restore(books.grants)
         self._levels.restore(books.alerts)
         self._learn(await self._settings.call(WatchSettings(self.ref)))

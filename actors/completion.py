@@ -76,7 +76,7 @@ class _Run(Struct):
     """A call under way.
 
     State: what was asked, the plan, the targets and rejected candidates as it goes on, why its target was chosen in the end,
-    what a token confirms, attempts so far.
+    what a token confirms, attempts so far, and the targets that failed before this one.
     """
 
     call: ChatCall
@@ -91,6 +91,7 @@ class _Run(Struct):
     body: bytes = b""
     confirmed_model: str | None = None
     attempts: list[Attempt] = field(default_factory=list)
+    failed: list[Rejected] = field(default_factory=list)
 
 
 class Completions:
@@ -175,8 +176,10 @@ class Completions:
                 run.rejected = [*run.rejected, Rejected(str(target), fault.code, fault.message)]
                 if todo and run.made.reason in HOPS and fault.code in REFUSED_BY_BUDGET:
                     fault = None
-                else:
-                    run.targets = []
+                    continue
+                run.targets = []
+                if run.failed and fault.code in REFUSED_BY_BUDGET:
+                    _tell_what_failed(fault, run.failed)
         return self._decision(run), fault
 
     def _told_now(self, fault: QuorumError, views: tuple[ProviderView, ...]) -> QuorumError:
@@ -203,7 +206,10 @@ class Completions:
             at_openai = {view.name for view in views if view.kind == "openai" and not view.local}
             counted = await self._tokenizer.counts(chat, {t.model for t in made.targets if t.provider in at_openai})
         quotes = Quotes(self._catalogue, chat, preferences, views, counted)
-        return _Run(call, call_id, preferences, made, made.targets, made.rejected, made.reason, views, quotes)
+        run = _Run(call, call_id, preferences, made, made.targets, made.rejected, made.reason, views, quotes)
+        if made.reason in HOPS:
+            run.failed += made.rejected
+        return run
 
     async def _views_once_listed(self) -> tuple[ProviderView, ...]:
         """The providers after one of them has said what it has: a call that comes right after the start waits for that."""
@@ -264,10 +270,13 @@ class Completions:
             if refused:
                 run.rejected = [*run.rejected, Rejected(str(target), error.code, error.message)]
             else:
+                run.failed.append(Rejected(str(target), error.code, error.message))
                 limited = error.code == "rate_limited"
                 run.reason = "rate_limited_fallback" if limited else "provider_unhealthy_fallback"
             return others
         self._explain_failure(run, error)
+        if refused and run.failed:
+            _tell_what_failed(error, run.failed)
         raise error
 
     def _at_the_limit(self, run: _Run, target: Target, over: OverBudget, todo: deque[Target]) -> QuorumError | None:
@@ -457,6 +466,13 @@ _MARKED: dict[Mark, str] = {
     "unenforced": "your budget is used up; the call ran because you don't enforce it (`enforce_budget_limits`)",
     "clamped": "the longest answer was cut to what fits your budget (`clamp_to_budget`)",
 }
+
+
+def _tell_what_failed(refused: QuorumError, failed: list[Rejected]) -> None:
+    """A budget that refuses the last target is not all that there is to know: the one before it had failed."""
+    first = failed[0]
+    refused.message += f" ({first.model} was to answer, but: {first.why})"
+    refused.detail["failed"] = [{"model": each.model, "code": each.code, "why": each.why} for each in failed]
 
 
 def _confirmed(run: _Run, target: Target) -> Confirmed | None:

@@ -92,7 +92,8 @@ class Idempotency(Actor):
         self._enter(name, None)
         call_id = self._ids.next()
         try:
-            outcome = await self._known(request, name)
+            known = await self._known(request, name)
+            outcome = None if request.confirmed and _asks_to_confirm(known) else known
             if outcome is None:
                 row = (*name, request.body, call_id, self._clock.now_us())
                 await self._store.submit((SQL["take_key"], row))
@@ -101,7 +102,7 @@ class Idempotency(Actor):
         if outcome is None:
             self._unstored.pop(name, None)
             self._enter(name, request.body)
-            return New(call_id)
+            return New(call_id, known)
         return outcome
 
     async def _known(self, request: TakeKey, name: Name) -> Outcome | None:
@@ -110,7 +111,7 @@ class Idempotency(Actor):
         if kept is None or is_over(kept.at, self._clock.now_us()):
             return None
         _check(kept.body, request)
-        return None if request.confirmed and _asks_to_confirm(kept.outcome) else kept.outcome
+        return kept.outcome
 
     async def _stored(self, name: Name) -> Kept | None:
         rows = await self._store.read(SQL["key"], name)
@@ -216,7 +217,10 @@ async def chat_once(
     try:
         answer = await completions.chat(call)
     except (Exception, asyncio.CancelledError) as error:
-        await keys.deliver(_ending(uid, key, error, sent=call.sent))
+        ending = _ending(uid, key, error, sent=call.sent)
+        if isinstance(ending, FreeKey) and taken.earlier is not None:
+            ending = KeepOutcome(uid, key, taken.earlier)  # something had been sent before: that stays known
+        await keys.deliver(ending)
         raise
     await keys.deliver(KeepOutcome(uid, key, Answered(Raw(msgspec.json.encode(answer)))))
     return answer
@@ -231,7 +235,7 @@ def _ending(uid: int, key: str, error: BaseException, *, sent: bool) -> KeepOutc
     return LeaveKey(uid, key)
 
 
-def _asks_to_confirm(outcome: Outcome) -> bool:
+def _asks_to_confirm(outcome: Outcome | None) -> bool:
     return isinstance(outcome, Failed) and outcome.code == OverrideRequired.code
 
 

@@ -8,6 +8,9 @@ from msgspec import Meta, Struct
 
 from protocols.rpc import Name, Params, Right
 
+Why = Annotated[str, Meta(pattern=r"\S", max_length=1000)]
+"""A reason that people give, not blank; it stands in the audit."""
+
 
 class Audit(Params):
     """The newest entries; `before` pages on from an `entry_id`."""

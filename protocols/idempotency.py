@@ -10,9 +10,13 @@ from protocols.request import Request
 
 
 class New(Struct, frozen=True):
-    """The key was free and is taken now: the asker makes the call, under this `call_id`, and says how it ended."""
+    """The key was free and is taken now: the asker makes the call, under this `call_id`, and says how it ended.
+
+    `earlier` is the question that a confirmation answers; it stands again if the confirmation is not good.
+    """
 
     call_id: str
+    earlier: Outcome | None = None
 
 
 class Answered(Struct, frozen=True, tag_field="type", tag="answer"):

@@ -6,10 +6,8 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
 
+from protocols.audit import Why
 from protocols.rpc import Name, Params, Right
-
-Why = Annotated[str, Meta(min_length=1, max_length=1000)]
-"""A reason that people give; it stands in the audit."""
 
 Dollars = Annotated[float, Meta(gt=0, le=1e9)]
 

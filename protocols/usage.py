@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct, field
 
+from protocols.audit import Why
 from protocols.chat import TokenCount
 from protocols.money import NanoUSD
 from protocols.rpc import Name, Params, Right
@@ -203,4 +204,4 @@ class HoldsResolve(Params):
 
     hold_id: Name
     cost_usd: Annotated[float, Meta(ge=0, le=1e9)]
-    why: Annotated[str, Meta(min_length=1, max_length=1000)]
+    why: Why

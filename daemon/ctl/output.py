@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Mapping, Sequence
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""What commands a terminal, and what turns the direction of a line, so that it reads as another."""
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _CENT, _LEAST = 10_000_000, 1_000_000
 _ROOM = range(4, 21)

@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 from worlds import TurnedClock, attempt_end, calm, month, open_books
 
-from actors.budget import LEASE_LOOK_S
+from actors.budget import LEASE_LOOK_S, MOST_GRANTS
 from actors.offers import OFFER_S
 from actors.rules.admission import Limit, Limits
 from protocols.alerts import Alert
@@ -14,6 +14,7 @@ from protocols.audit import Actor, Audit
 from protocols.budget import (
     CheckOverride,
     Confirmed,
+    Fits,
     GrantOverride,
     ListOverrides,
     OfferOverride,
@@ -142,6 +143,35 @@ class TestTurns:
             await books.settle(queue[0].usage_id, 0)
             await waiting(books)
             assert admitted(queue) == [True, True, True]
+
+    async def test_a_line_is_not_held_up_by_one_that_needs_room_elsewhere(self, opened):
+        limits = Limits(daemon=month(100), users={"ana": month(50), "bob": month(90)})
+        async with opened(limits) as books:
+            held, bobs = await books.reserve(50), await books.reserve(40, user="bob")
+            (ana,) = await waiting(books, 50)
+            (bob,) = await waiting(books, 20, user="bob")
+            assert admitted([ana, bob]) == [False, False]
+            await books.settle(
+                bobs, 0
+            )  # 50 are free; ana, who came first, needs room of her own, and 50 of the daemon's
+            await waiting(books)
+            assert admitted([ana, bob]) == [False, False]
+            bob.task.cancel()
+            (bob,) = await waiting(books, 20, user="bob")
+            await books.settle(held, 0)
+            await waiting(books)
+            assert admitted([ana, bob]) == [True, True]
+
+    async def test_names_that_spend_nothing_leave_no_memory(self, opened, monkeypatch):
+        monkeypatch.setattr("actors.accounts.POSTINGS", 10)
+        async with opened() as books:
+            kept = await books.reserve(7, user="ana/kept")
+            for number in range(100):
+                await books.budget.call(Fits(f"ana/{number}", "editor", "openai", "m", 1))
+            assert len(books.budget.incarnation._accounts.balances) < 40
+            await books.settle(kept, 7)
+            assert await books.spent_and_held("daemon") == (7, 0)
+            await balanced(books)
 
     @pytest.mark.parametrize("position", [0, 1])
     async def test_who_gives_up_leaves_its_place_to_those_behind(self, opened, position):
@@ -425,6 +455,16 @@ class TestGrants:
         async with opened(ANAS) as books:
             with pytest.raises(BadRequest):
                 await granted(books, amount, until_s=until_s)
+
+    async def test_an_account_has_so_many_at_once_and_no_more(self, opened):
+        async with opened(ANAS) as books:
+            for number in range(MOST_GRANTS):
+                await granted(books, user="ana" if number % 2 else f"ana/{number}")
+            with pytest.raises(BadRequest, match="revoke some"):
+                await granted(books)
+            await granted(books, user="bob")
+            await books.clock.turn(3601)
+            await granted(books)
 
     async def test_it_is_the_users_own(self, opened):
         limits = Limits(users={"ana": month(100), "bob": month(100), "ana/kid": month(10)})

@@ -110,3 +110,15 @@ async def test_the_budget_takes_no_token_of_a_period_that_is_over(tmp_path, late
         clock.set(later)
         with pytest.raises(OverrideInvalid):
             await books.budget.call(CheckOverride(token, "ana", b"body"))
+
+
+def test_many_questions_of_one_account_take_nobody_elses_token(offers):
+    bobs = offers.make("bob", MODEL, b"body", PERIODS).token
+    first = made(offers)
+    kids = offers.make("ana/kid", MODEL, b"body", PERIODS).token
+    for _ in range(MOST):
+        made(offers)
+    assert model_of(offers, bobs, "bob") == MODEL
+    for gone, user in ((first, "ana"), (kids, "ana/kid")):
+        with pytest.raises(OverrideInvalid):
+            model_of(offers, gone, user)

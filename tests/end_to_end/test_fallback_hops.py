@@ -148,6 +148,8 @@ class TestFreeToPaid:
             fault = refused(on.daemon, stream=stream)
             assert isinstance(fault, BudgetExceeded)
             assert (fault.detail["scope"], fault.detail["limit_nano_usd"]) == ("daemon", 49_000_000)
+            assert fault.detail["failed"][0]["model"].startswith("home:")
+            assert "was to answer, but" in fault.message
             assert "daemon has spent" in fault.message
             assert on.sent() == ({"home": [FAILS]} if home == "fails" else {})
             assert on.daemon.held() == on.daemon.spent() == 0
