@@ -71,6 +71,16 @@ WRONG = {
         OPENAI + '[models."openai:m"]\n[aliases]\n"openai:m" = "openai"\n',
         ["`openai:m` hides"],
     ),
+    "an alias that hides a model that the provider may have": (
+        OPENAI + '[aliases]\n"openai:x" = "openai:m"\n',
+        ["`openai:x` hides a real name"],
+    ),
+    "an alias that hides the nodes": ('[aliases]\nclient = "openai"\n', ["`client` hides a real name"]),
+    "an alias of an alias": (
+        OPENAI + '[aliases]\nmini = "openai:m"\nsmall = "mini"\n',
+        ["[aliases]", "`small` stands for `mini`, which is an alias", "itself"],
+    ),
+    "an alias of itself": ('[aliases]\nmini = "mini"\n', ["`mini` stands for `mini`, which is an alias"]),
     "an alias that is no name": ("[aliases]\na = 1\n", ["aliases.a", "Expected `str`"]),
     "a limit of nobody": (
         OPENAI + "[limits.providers.other]\nday_usd = 1\n",
