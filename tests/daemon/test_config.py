@@ -166,6 +166,15 @@ def test_no_file_is_the_empty_config():
     assert load(None) == Config() == parse({})
 
 
+def test_an_alias_of_a_provider_that_is_not_configured_is_told_and_hinders_nobody():
+    aliases = {"claude": "anthropic", "opus": "claude:opus", "gpt": "openai", "mini": "gpt:mini", "own": "openai:own"}
+    config = parse({"providers": {"openai": {"kind": "openai"}}, "aliases": aliases})
+    assert config.without_effect() == [
+        f"the alias `{alias}` stands for `{meant}`, but that provider is not configured"
+        for alias, meant in (("claude", "anthropic"), ("opus", "claude:opus"))
+    ]
+
+
 class TestExample:
     def test_it_is_right_as_it_stands(self):
         assert load(EXAMPLE) == Config()
