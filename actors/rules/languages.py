@@ -47,7 +47,7 @@ VARIANTS = frozenset(
     fonnapa fonupa fonxsamp gallo gascon grclass grital grmistr hepburn heploc hognorsk hsistemo ijekavsk itihasa ivanchov jauer
     jyutping kkcor kociewie kscor laukika lemosin lengadoc lipaw luna1918 metelko monoton ndyuka nedis newfound nicard njiva nulik
     osojs oxendict pahawh2 pahawh3 pahawh4 pamaka peano petr1708 pinyin polyton provenc puter rigik rozaj rumgr scotland scouse
-    simple solba sotav spanglis surmiran sursilv sutsilv synnejyl tarask tongyong tunumiis uccor ucrcor ulster unifon vaidika
+    simple solba sotav spanglis surmiran sursilv sutsilv synnejyl tarask tongyong tunumiit uccor ucrcor ulster unifon vaidika
     valencia vallader vecdruka vivaraup wadegile xsistemo
     """.split()  # noqa: SIM905  a list of literals would be eight times as long
 )

@@ -86,6 +86,16 @@ def test_the_language_is_counted_in_the_bound_that_is_held(daemon):
     assert row["held"] == told
 
 
+def test_the_language_is_counted_in_what_a_provider_without_counts_is_charged_for(daemon, upstream):
+    upstream.set(no_usage=True)
+    with daemon.connect() as quorum:
+        without, told = (
+            quorum.chat("hello", hint="pt-BR-openai", language_hint=wanted).usage for wanted in (False, True)
+        )
+    assert (without.source, told.source) == ("estimate", "estimate")
+    assert told.prompt_tokens > without.prompt_tokens
+
+
 def test_a_key_knows_the_same_question_again(daemon, upstream):
     with daemon.connect() as quorum:
         first, again = (

@@ -220,6 +220,11 @@ def test_a_name_that_the_provider_itself_has_goes_before_an_alias():
     assert targets(planned((OPENAI, own), model="fast")) == ["openai:gpt-4o-mini"]
 
 
+def test_an_alias_in_a_hint_is_the_alias_also_where_the_provider_has_a_model_of_that_name():
+    both = view("openai", "fast", "gpt-4o-mini")
+    assert targets(planned((both,), hint="en-fast", provider="openai")) == ["openai:gpt-4o-mini"]
+
+
 DOWN = replace(OPENAI, state="open")
 LIMITED = replace(OPENAI, state="rate_limited")
 
