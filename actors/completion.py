@@ -22,6 +22,7 @@ from actors.quotes import Quotes
 from actors.rules.alerts import alert_text
 from actors.rules.body import chat_body_hash
 from actors.rules.catalogue import Catalogue
+from actors.rules.hints import in_language
 from actors.rules.overbudget import question, refusal, way_out
 from actors.rules.routing import Asked, Plan, Target, World, nearest_models, plan
 from actors.rules.tokens import PromptTokens
@@ -75,11 +76,13 @@ class ChatCall(Struct):
 class _Run(Struct):
     """A call under way.
 
-    State: what was asked, the plan, the targets and rejected candidates as it goes on, why its target was chosen in the end,
-    what a token confirms, attempts so far, and the targets that failed before this one.
+    State: what was asked, `chat` as it is sent (with the language that its hint names), the plan, the targets and rejected candidates
+    as it goes on, why its target was chosen in the end, what a token confirms, attempts so far, and the targets that failed
+    before this one.
     """
 
     call: ChatCall
+    chat: Chat
     call_id: str
     preferences: Preferences
     made: Plan
@@ -190,7 +193,7 @@ class Completions:
 
     async def _begin(self, call: ChatCall, preferences: Preferences) -> _Run:
         chat = call.chat
-        asked = Asked(chat.model, chat.provider, chat.allow_fallback, preferences.default_model)
+        asked = Asked(chat.model, chat.provider, chat.allow_fallback, preferences.default_model, chat.hint)
         views = await self._pool.call(ReadViews())
         made = self._plan(asked, views)
         if isinstance(made.fault, NoEligibleModel) and any(view.state == "unknown" for view in views):
@@ -200,13 +203,15 @@ class Completions:
             self._catalogue.priced_by_config(t.provider, t.model) for t in made.targets
         ):
             await self._prices_known.wait()
+        if chat.language_hint and made.language is not None:
+            chat = in_language(chat, made.language)
         call_id = call.call_id or self._ids.next()
         counted = _NOT_COUNTED
         if self._tokenizer is not None:
             at_openai = {view.name for view in views if view.kind == "openai" and not view.local}
             counted = await self._tokenizer.counts(chat, {t.model for t in made.targets if t.provider in at_openai})
         quotes = Quotes(self._catalogue, chat, preferences, views, counted)
-        run = _Run(call, call_id, preferences, made, made.targets, made.rejected, made.reason, views, quotes)
+        run = _Run(call, chat, call_id, preferences, made, made.targets, made.rejected, made.reason, views, quotes)
         if made.reason in HOPS:
             run.failed += made.rejected
         return run
@@ -352,7 +357,7 @@ class Completions:
                 marks=("clamped",) if quote.clamped else (),
                 confirmed=_confirmed(run, target),
             ),
-            chat=run.call.chat,
+            chat=run.chat,
             price=quote.price,
             prompt_tokens=quote.prompt_tokens,
             longest_answer=quote.longest_answer,
@@ -361,7 +366,7 @@ class Completions:
 
     async def _attempt(self, run: _Run, target: Target, held: Held) -> Reply:
         """Asks one provider. Raises QuorumError; the hold is settled in any case."""
-        chat, source = run.call.chat, self._sources[target.provider]
+        chat, source = run.chat, self._sources[target.provider]
         request = source.dialect.chat(chat, target.model, run.quotes.of(target).longest_answer)
         question = Question(source, target.model, request, held.usage_id, run.call.emit if chat.stream else None)
         async with held:

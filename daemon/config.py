@@ -7,7 +7,7 @@ import ipaddress
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -136,7 +136,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return found + [
             f"the alias `{alias}` stands for `{meant}`, but that provider is not configured"
             for alias, meant in self.aliases.items()
-            if self.providers and meant.partition(":")[0] not in self.providers
+            for provider in [meant.partition(":")[0]]
+            if self.providers and self.aliases.get(provider, provider) not in self.providers
         ]
 
     def zone(self) -> tzinfo:
@@ -166,8 +167,9 @@ def parse(tables: Mapping[str, Any]) -> Config:
         config = msgspec.convert(tables, Config)
     except msgspec.ValidationError as error:
         raise ConfigRefused(_readable(str(error), tables)) from None
-    for check in (_check_zone, _check_providers, _check_models, _check_aliases, _check_limits, _check_alerts):
+    for check in (_check_zone, _check_providers, _check_models, _check_limits, _check_alerts):
         check(config)
+    check_aliases(config, config.providers)
     return config
 
 
@@ -291,10 +293,15 @@ def _check_models(config: Config) -> None:
             raise ConfigRefused(f'[models."{name}"]: there is no [providers.{parts[0]}]')
 
 
-def _check_aliases(config: Config) -> None:
-    for alias in config.aliases:
-        if alias in config.providers or alias in config.models:
+def check_aliases(config: Config, providers: Collection[str]) -> None:
+    """An alias hides none of these providers nor a model, and stands for no other alias. Raises ConfigRefused."""
+    for alias, meant in config.aliases.items():
+        if alias in config.models or alias.partition(":")[0] in {*providers, RESERVED_PROVIDER}:
             raise ConfigRefused(f"[aliases]: `{alias}` hides a real name; choose another")
+        if meant in config.aliases:
+            raise ConfigRefused(
+                f"[aliases]: `{alias}` stands for `{meant}`, which is an alias; name the provider or the model itself"
+            )
 
 
 def _check_limits(config: Config) -> None:

@@ -14,7 +14,7 @@ import structlog
 from actors.provider import Source
 from actors.providers.transport import Endpoint
 from daemon import discover, secrets
-from daemon.config import Config, ConfigRefused, ProviderSection
+from daemon.config import Config, ConfigRefused, ProviderSection, check_aliases
 from protocols.dialects import DIALECTS, Dialect
 from protocols.provider import BillingOnCancel
 
@@ -33,6 +33,7 @@ def open_sources(config: Config) -> Iterator[list[Source]]:
     Raises ConfigRefused.
     """
     sections = dict(config.providers) or discover.providers(secrets.environment())
+    check_aliases(config, sections)  # those that are found have names, too
     log.info("providers", names=list(sections), found=not config.providers)
     children: list[subprocess.Popen[bytes]] = []
     try:

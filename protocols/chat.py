@@ -129,7 +129,11 @@ ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
 
 
 class Chat(Params):
-    """Params of `chat`; `max_tokens` bounds the answer, `allow_fallback` None means: unless a model or provider is named."""
+    """Params of `chat`; `max_tokens` bounds the answer, `allow_fallback` None means: unless a model or provider is named.
+
+    `hint` names a language, a provider or alias, or both: `pt-BR`, `claude`, `en-claude`. With `language_hint` the model is told to
+    answer in that language.
+    """
 
     method: ClassVar[str] = "chat"
     right: ClassVar[Right] = "use"
@@ -154,6 +158,8 @@ class Chat(Params):
     allow_fallback: bool | None = None
     admission: Admission | None = None
     override_token: Name | None = None
+    hint: Name | None = None
+    language_hint: bool = False
 
     def __post_init__(self) -> None:
         """The checks that a type can't say; msgspec turns a ValueError into a fault that names the place."""

@@ -8,8 +8,10 @@ from contextlib import suppress
 from itertools import chain
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from actors.rules.catalogue import NOTHING, ModelConfig
+from actors.rules.hints import parse_hint
 from protocols.errors import (
     BadRequest,
     Misconfigured,
@@ -42,6 +44,7 @@ class Asked(Struct, frozen=True):
     provider: str | None
     allow_fallback: bool | None
     default_model: str | None
+    hint: str | None = None
 
 
 class World(Struct, frozen=True):
@@ -57,19 +60,25 @@ class World(Struct, frozen=True):
 
 
 class Plan(Struct):
-    """Targets in order and how they were found; with `fault` there are none, and it is what the call answers."""
+    """Targets in order and how they were found; with `fault` there are none, and it is what the call answers.
+
+    `language` is the tag that the call's hint names.
+    """
 
     targets: list[Target] = field(default_factory=list)
     reason: Reason = "first_available"
     steps: list[Step] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     fault: QuorumError | None = None
+    language: str | None = None
 
 
 def plan(asked: Asked, world: World) -> Plan:
     """The targets of a call. The explicit choice wins; what is below it follows only where a fallback is allowed."""
     made = Plan()
     try:
+        if asked.hint is not None:
+            asked = _hinted(asked, asked.hint, world, made)
         first = _chosen(asked, world, made)
     except QuorumError as wrong:
         made.fault = wrong
@@ -117,6 +126,36 @@ def _chosen(asked: Asked, world: World, made: Plan) -> list[Target]:
     return [available]
 
 
+def _hinted(asked: Asked, said: str, world: World, made: Plan) -> Asked:
+    """The call with what its hint names put where it would name it itself. Raises QuorumError."""
+    hint = parse_hint(said, [*(v.name for v in world.views), *world.aliases])
+    made.language = hint.language
+    if hint.name is None:
+        made.steps.append(Step("hint", said, f"the hint names the language `{hint.language}` and no provider"))
+        return asked
+    language = "" if hint.language is None else f"the language `{hint.language}` and "
+    made.steps.append(Step("hint", hint.name, f"the hint `{said}` names {language}`{hint.name}`"))
+    alias = world.aliases.get(hint.name)
+    target = None if alias is None or split_model_id(alias) is None else resolve(hint.name, None, world, [])
+    provider = _provider(hint.name, world, []).name if target is None else target.provider
+    if asked.provider is not None and _provider(asked.provider, world, []).name != provider:
+        raise _contradicted("provider", asked.provider, hint.name)
+    if asked.model is not None:
+        try:
+            wanted = resolve(asked.model, provider, world, [])
+        except BadRequest:
+            raise _contradicted("model", asked.model, hint.name) from None
+        if target is not None and target != wanted:
+            raise _contradicted("model", asked.model, hint.name)
+    if target is None:
+        return replace(asked, provider=hint.name)
+    return replace(asked, model=hint.name, provider=None)
+
+
+def _contradicted(param: str, value: str, name: str) -> BadRequest:
+    return BadRequest(f"`{param}` says `{value}`, `hint` says `{name}`, which is another; leave one of them out")
+
+
 def _lower(asked: Asked, world: World) -> Iterator[Target]:
     """What the lower steps give: the default, then the first model of each provider, simulated ones only if there is no other."""
     real = [v for v in world.views if not v.simulated]
@@ -144,16 +183,17 @@ def _default(name: str, world: World, steps: list[Step]) -> Target:
 def resolve(name: str, provider: str | None, world: World, steps: list[Step]) -> Target:
     """A model's name as a target: `provider:model` split at the first colon, an alias, or the bare name beside `provider`.
 
+    A name that this provider itself has goes before an alias.
     Raises UnknownProvider, UnknownModel, BadRequest.
     """
-    alias = world.aliases.get(name)
+    view = None if provider is None else _provider(provider, world, steps)
+    alias = None if view is not None and _offers(view, name, world) else world.aliases.get(name)
     if alias is not None and split_model_id(alias) is not None:
         steps.append(Step("alias", alias, f"`{name}` is an alias"))
         name = alias
     parts = split_model_id(name)
     named = _known(parts[0], world) if parts else None
-    if provider is not None:
-        view = _provider(provider, world, steps)
+    if view is not None:
         if named is not None and named != view.name:
             raise BadRequest(
                 f"`model` names the provider `{named}`, `provider` says `{view.name}`; leave one of them out"
@@ -176,10 +216,12 @@ def _provider(name: str, world: World, steps: list[Step]) -> ProviderView:
     view = world.view(known) if known is not None else None
     if view is None:
         names = [v.name for v in world.views]
-        near = difflib.get_close_matches(name, [*names, *world.aliases], n=1)
+        near = difflib.get_close_matches(name, [*names, *(a for a in world.aliases if _known(a, world))], n=1)
         hint = f"did you mean `{near[0]}`? " if near else ""
+        whose = f", which the alias `{name}` stands for" if name in world.aliases else ""
         raise UnknownProvider(
-            f"there is no provider `{name}`; {hint}there are: {', '.join(names) or 'none'}", detail={"provider": name}
+            f"there is no provider `{world.aliases.get(name, name)}`{whose}; {hint}there are: {', '.join(names) or 'none'}",
+            detail={"provider": name},
         )
     if known != name:
         steps.append(Step("alias", view.name, f"`{name}` is an alias"))
@@ -192,6 +234,10 @@ def _known(name: str, world: World) -> str | None:
         return name
     alias = world.aliases.get(name)
     return alias if alias is not None and any(v.name == alias for v in world.views) else None
+
+
+def _offers(view: ProviderView, model: str, world: World) -> bool:
+    return model in view.models or f"{view.name}:{model}" in world.entries
 
 
 def _first_of(view: ProviderView, world: World) -> Target | None:

@@ -21,6 +21,7 @@ PARAMS = {
     "model": "model",
     "provider": "provider",
     "hint": "hint",
+    "language_hint": "language_hint",
     "user": "user",
     "task": "task_type",
     "tier": "quality_tier",
@@ -36,7 +37,10 @@ def question_options(parser: ArgumentParser) -> None:
     """The options of a question, for `chat` and `explain`."""
     parser.add_argument("-m", "--model", metavar="MODEL", help="the model, such as openai:gpt-4o-mini")
     parser.add_argument("--provider", metavar="P", help="the provider; its model is then yours or its first")
-    parser.add_argument("--hint", metavar="H", help="a language and a provider, such as en-claude")
+    parser.add_argument("--hint", metavar="H", help="a language, a provider or both, such as en-claude")
+    parser.add_argument(
+        "--language-hint", action="store_const", const=True, help="have the answer in the language of the hint"
+    )
     parser.add_argument("--user", metavar="U", help="on behalf of this user")
     parser.add_argument("--task", metavar="T", help="the kind of task, such as theme_analysis")
     parser.add_argument("--tier", choices=("budget", "balanced", "premium"), help="how good it must be")

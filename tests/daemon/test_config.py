@@ -71,6 +71,16 @@ WRONG = {
         OPENAI + '[models."openai:m"]\n[aliases]\n"openai:m" = "openai"\n',
         ["`openai:m` hides"],
     ),
+    "an alias that hides a model that the provider may have": (
+        OPENAI + '[aliases]\n"openai:x" = "openai:m"\n',
+        ["`openai:x` hides a real name"],
+    ),
+    "an alias that hides the nodes": ('[aliases]\nclient = "openai"\n', ["`client` hides a real name"]),
+    "an alias of an alias": (
+        OPENAI + '[aliases]\nmini = "openai:m"\nsmall = "mini"\n',
+        ["[aliases]", "`small` stands for `mini`, which is an alias", "itself"],
+    ),
+    "an alias of itself": ('[aliases]\nmini = "mini"\n', ["`mini` stands for `mini`, which is an alias"]),
     "an alias that is no name": ("[aliases]\na = 1\n", ["aliases.a", "Expected `str`"]),
     "a limit of nobody": (
         OPENAI + "[limits.providers.other]\nday_usd = 1\n",
@@ -154,6 +164,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 def test_no_file_is_the_empty_config():
     assert load(None) == Config() == parse({})
+
+
+def test_an_alias_of_a_provider_that_is_not_configured_is_told_and_hinders_nobody():
+    aliases = {"claude": "anthropic", "opus": "claude:opus", "gpt": "openai", "mini": "gpt:mini", "own": "openai:own"}
+    config = parse({"providers": {"openai": {"kind": "openai"}}, "aliases": aliases})
+    assert config.without_effect() == [
+        f"the alias `{alias}` stands for `{meant}`, but that provider is not configured"
+        for alias, meant in (("claude", "anthropic"), ("opus", "claude:opus"))
+    ]
 
 
 class TestExample:

@@ -158,6 +158,13 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebod
 
 
 class TestToken:
+    def test_a_question_whose_language_goes_to_the_model_is_confirmed_as_it_was_asked(self, daemon, upstream):
+        user = spender(daemon, upstream)
+        token = asked(daemon, user, hint="en", language_hint=True)
+        with pytest.raises(OverrideInvalid):
+            ask(daemon, user, hint="de", language_hint=True, override_token=token)
+        assert ask(daemon, user, hint="en", language_hint=True, override_token=token).model_used == "paid:claude"
+
     def test_the_question_is_confirmed_by_exactly_one_call_and_an_audit_entry(self, daemon, upstream):
         user = spender(daemon, upstream)
         with pytest.raises(OverrideRequired) as question:

@@ -22,7 +22,7 @@ CLAUDE = view("anthropic", "opus-4", kind="anthropic")
 OLLAMA = view("ollama", "llama3:8b", kind="ollama")
 SIMULATED = view("sim", "sim", kind="simulated", simulated=True)
 VIEWS = (OPENAI, CLAUDE, OLLAMA, SIMULATED)
-ALIASES = {"claude": "anthropic", "fast": "openai:gpt-4o-mini", "gone": "nowhere:x"}
+ALIASES = {"claude": "anthropic", "fast": "openai:gpt-4o-mini", "gone": "nowhere:x", "lost": "missing"}
 RETIRED = {
     "openai:gpt-3": ModelConfig(retired=True, successor="openai:gpt-4o"),
     "openai:gpt-2": ModelConfig(retired=True),
@@ -72,6 +72,16 @@ def test_the_explicit_choice_wins_and_has_no_fallback(asked, target, reason):
         ({"model": "zzz:gpt-4o"}, "unknown_provider", "there are: openai, anthropic, ollama, sim"),
         ({"model": "llama3:8b"}, "unknown_provider", "there is no provider `llama3`"),
         ({"provider": "cluade"}, "unknown_provider", "did you mean `claude`"),
+        (
+            {"provider": "lost"},
+            "unknown_provider",
+            "no provider `missing`, which the alias `lost` stands for; there are",
+        ),
+        (
+            {"provider": "fast"},
+            "unknown_provider",
+            "no provider `openai:gpt-4o-mini`, which the alias `fast` stands for",
+        ),
         ({"model": "gpt-4o"}, "unknown_model", "write <provider>:<model>, perhaps `openai:gpt-4o`"),
         ({"model": "opus"}, "unknown_model", "names no provider"),
         ({"model": "gone"}, "unknown_provider", "no provider `nowhere`"),
@@ -116,6 +126,103 @@ def test_a_provider_that_is_not_available_is_said_and_not_replaced(state, code):
     if code is not None:
         assert "because" in made.fault.message
         assert [rejected.code for rejected in made.rejected] == [code]
+
+
+@pytest.mark.parametrize(
+    ("asked", "target", "reason", "language"),
+    [
+        ({"hint": "en-claude"}, "anthropic:opus-4", "explicit_provider", "en"),
+        ({"hint": "zh-hans-ollama"}, "ollama:llama3:8b", "explicit_provider", "zh-Hans"),
+        ({"hint": "claude", "default_model": "openai:x"}, "anthropic:opus-4", "explicit_provider", None),
+        ({"hint": "en-sim"}, "sim:sim", "explicit_provider", "en"),
+        ({"hint": "en-fast"}, "openai:gpt-4o-mini", "explicit_model", "en"),
+        ({"hint": "fast", "default_model": "openai:x"}, "openai:gpt-4o-mini", "explicit_model", None),
+        ({"hint": "en-claude", "provider": "anthropic"}, "anthropic:opus-4", "explicit_provider", "en"),
+        ({"hint": "en-anthropic", "provider": "claude"}, "anthropic:opus-4", "explicit_provider", "en"),
+        ({"hint": "en-openai", "model": "gpt-x"}, "openai:gpt-x", "explicit_model", "en"),
+        ({"hint": "en-claude", "model": "anthropic:x"}, "anthropic:x", "explicit_model", "en"),
+        ({"hint": "en-fast", "provider": "openai"}, "openai:gpt-4o-mini", "explicit_model", "en"),
+        ({"hint": "en-fast", "model": "gpt-4o-mini"}, "openai:gpt-4o-mini", "explicit_model", "en"),
+        ({"hint": "en-fast", "model": "openai:gpt-4o-mini"}, "openai:gpt-4o-mini", "explicit_model", "en"),
+        ({"hint": "en-openai", "model": "fast"}, "openai:gpt-4o-mini", "explicit_model", "en"),
+    ],
+)
+def test_a_provider_that_a_hint_names_is_an_explicit_choice(asked, target, reason, language):
+    made = planned(**asked)
+    assert (targets(made), made.reason, made.fault, made.language) == ([target], reason, None, language)
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"hint": "pt-BR", "default_model": "ollama:x"}, "daemon_default"),
+        ({"hint": "pt-BR", "model": "openai:x"}, "explicit_model"),
+        ({"hint": "pt-BR"}, "first_available"),
+    ],
+)
+def test_a_language_alone_chooses_nothing_and_leaves_the_fallbacks(asked, reason):
+    made, without = planned(**asked), planned(**(asked | {"hint": None}))
+    assert (made.reason, made.language, made.targets) == (reason, "pt-BR", without.targets)
+    assert [(step.step, step.value) for step in made.steps[:1]] == [("hint", "pt-BR")]
+    assert made.steps[1:] == without.steps
+
+
+def test_the_steps_say_what_the_hint_named_and_that_an_alias_was_one():
+    assert [(step.step, step.value, step.why) for step in planned(hint="en-claude").steps] == [
+        ("hint", "claude", "the hint `en-claude` names the language `en` and `claude`"),
+        ("alias", "anthropic", "`claude` is an alias"),
+        ("explicit_provider", "anthropic:opus-4", "the call names the provider `anthropic`"),
+    ]
+    for asked in (
+        {"hint": "fast"},
+        {"hint": "fast", "model": "openai:gpt-4o-mini"},
+        {"hint": "fast", "provider": "openai"},
+    ):
+        assert [step.step for step in planned(**asked).steps] == ["hint", "alias", "explicit_model"]
+    assert [step.step for step in planned(hint="claude", model="x").steps] == ["hint", "alias", "explicit_model"]
+    assert [step.step for step in planned(hint="openai").steps] == ["hint", "explicit_provider"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "message"),
+    [
+        ({"hint": "en-cluade"}, "unknown_provider", "no provider or alias `cluade`; did you mean `claude`"),
+        ({"hint": "klingon-claude"}, "bad_request", "`klingon`, before `claude`, is no language tag"),
+        ({"hint": "en-gone"}, "unknown_provider", "no provider `nowhere`"),
+        ({"hint": "en-lost"}, "unknown_provider", "no provider `missing`, which the alias `lost` stands for"),
+        ({"hint": "en-claude", "provider": "openai"}, "bad_request", "`provider` says `openai`, `hint` says `claude`"),
+        ({"hint": "en-fast", "provider": "claude"}, "bad_request", "`provider` says `claude`, `hint` says `fast`"),
+        ({"hint": "claude", "model": "openai:gpt-4o"}, "bad_request", "`model` says `openai:gpt-4o`, `hint`"),
+        ({"hint": "claude", "model": "fast"}, "bad_request", "`model` says `fast`, `hint` says `claude`"),
+        ({"hint": "fast", "model": "gpt-4o"}, "bad_request", "`model` says `gpt-4o`, `hint` says `fast`"),
+        ({"hint": "fast", "model": "openai:gpt-4o"}, "bad_request", "leave one of them out"),
+        ({"hint": "claude", "provider": "opnai"}, "unknown_provider", "no provider `opnai`"),
+        ({"hint": "claude", "model": "opnai:x", "provider": "openai"}, "bad_request", "`hint` says `claude`"),
+    ],
+)
+def test_a_hint_that_names_nothing_or_contradicts_is_refused(asked, code, message):
+    made = planned(**asked)
+    assert (made.targets, made.fault.code) == ([], code)
+    assert message in made.fault.message
+
+
+def test_a_hint_that_names_a_provider_has_a_fallback_only_where_the_call_allows_it():
+    views = (DOWN, CLAUDE)
+    assert planned(views, hint="en-openai").fault.code == "provider_unavailable"
+    assert targets(planned(views, hint="en-openai", allow_fallback=True)) == ["anthropic:opus-4"]
+
+
+def test_a_name_that_the_provider_itself_has_goes_before_an_alias():
+    own = view("other", "fast")
+    assert targets(planned((OPENAI, own), model="fast", provider="other")) == ["other:fast"]
+    entry = {"anthropic:fast": ModelConfig()}
+    assert targets(planned((OPENAI, CLAUDE), entry, model="fast", provider="claude")) == ["anthropic:fast"]
+    assert targets(planned((OPENAI, own), model="fast")) == ["openai:gpt-4o-mini"]
+
+
+def test_an_alias_in_a_hint_is_the_alias_also_where_the_provider_has_a_model_of_that_name():
+    both = view("openai", "fast", "gpt-4o-mini")
+    assert targets(planned((both,), hint="en-fast", provider="openai")) == ["openai:gpt-4o-mini"]
 
 
 DOWN = replace(OPENAI, state="open")
