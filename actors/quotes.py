@@ -79,7 +79,7 @@ class Quotes:
 
     def _new(self, target: Target) -> Quote:
         view = next(v for v in self._views if v.name == target.provider)
-        price, longest = self._catalogue.price(view, target.model), self._longest_answer(view, target)
+        price, longest = self._catalogue.price(view, target.model), self._longest_answer(target)
         openai = view.kind == "openai"
         exact = self._counted.get(target.model) if openai else None
         if exact is not None:
@@ -89,11 +89,11 @@ class Quotes:
         tokens = prompt_upper_bound(self._chat, factor, target.model)
         return Quote(price, tokens, longest, None if price is None else bound(price, tokens, longest))
 
-    def _longest_answer(self, view: ProviderView, target: Target) -> int:
+    def _longest_answer(self, target: Target) -> int:
         """The request's own limit, else the user's default within what the model can."""
         asked = self._chat.max_tokens
         if asked is not None:
             return asked
-        most = self._catalogue.longest_answer(view, target.model)
+        most = self._catalogue.longest_answer(target.provider, target.model)
         default = self._preferences.default_max_tokens
         return default if most is None else min(default, most)

@@ -100,9 +100,10 @@ class Catalogue:
         """The config's entry, or one that says nothing."""
         return self.entries.get(f"{provider}:{model}", NOTHING)
 
-    def longest_answer(self, view: ProviderView, model: str) -> int | None:
+    def longest_answer(self, provider: str, model: str) -> int | None:
         """Tokens of the longest answer that it can give, or None."""
-        return described(self.entry(view.name, model), view, model).max_output_tokens
+        known = matrix.known(model)
+        return self.entry(provider, model).max_output_tokens or (known.max_output_tokens if known else None)
 
     def priced_by_config(self, provider: str, model: str) -> bool:
         """Whether the config alone says what it costs, so that nobody needs to wait for the price book."""

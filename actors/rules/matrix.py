@@ -5,6 +5,7 @@ A provider's name for a model is brought to one form and looked up whole: what i
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from functools import cache, lru_cache
@@ -13,7 +14,9 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import asdict, replace
 
+from protocols.errors import BadRequest
 from protocols.model import Speed, Strength
 
 LONGEST_NAME = 256
@@ -35,8 +38,16 @@ class Known(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     successor: str | None = None
 
 
-class Task(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A kind of task, also `[tasks.<name>]` of the config: the strength it needs (None: any) and assumed tokens."""
+class Task(Struct, frozen=True, kw_only=True):
+    """A kind of task: the strength it needs (None: any), and what its prompt and answer are taken to have, in tokens."""
+
+    strength: Strength | None = None
+    prompt_tokens: int = 1000
+    response_tokens: int = 500
+
+
+class TaskConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[tasks.<name>]` of the config: a new task, or what it says of one of ours."""
 
     strength: Strength | None = None
     prompt_tokens: Annotated[int, Meta(ge=1)] | None = None
@@ -63,10 +74,20 @@ def models() -> tuple[Known, ...]:
     return msgspec.json.decode(_file("models.json"), type=_Models).models
 
 
-def tasks(config: Mapping[str, Task]) -> dict[str, Task]:
-    """The tasks there are, those of the config over ours: field by field where both know one."""
+def task(name: str, config: Mapping[str, TaskConfig]) -> Task:
+    """A task by its name, the config's over ours: field by field where both know it. Raises BadRequest."""
     ours = _tasks()
-    return {**ours, **{name: _over(task, ours.get(name)) for name, task in config.items()}}
+    if name in config:
+        said = {field: value for field, value in asdict(config[name]).items() if value is not None}
+        return replace(ours.get(name, Task()), **said)
+    if name not in ours:
+        names = [*ours, *(other for other in config if other not in ours)]
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean `{near[0]}`? " if near else ""
+        raise BadRequest(
+            f"there is no task `{name}`; {hint}there are: {', '.join(names)}; [tasks] of the config adds more"
+        )
+    return ours[name]
 
 
 _ROUTED = re.compile(r"^.*/|^(?:[a-z]{2,4}\.)?(?:anthropic|meta|mistral|deepseek|qwen|openai)\.(?=[a-z])")
@@ -110,11 +131,6 @@ def _by_name() -> dict[str, Known]:
 @cache
 def _tasks() -> dict[str, Task]:
     return msgspec.json.decode(_file("tasks.json"), type=_Tasks).tasks
-
-
-def _over(task: Task, below: Task | None) -> Task:
-    said = {name: value for name, value in msgspec.structs.asdict(task).items() if value is not None}
-    return task if below is None else msgspec.structs.replace(below, **said)
 
 
 def _file(name: str) -> bytes:

@@ -56,9 +56,7 @@ def cost_usd(model: ModelInfo, task: Task) -> float | None:
         return 0.0
     if model.input_usd_per_mtok is None or model.output_usd_per_mtok is None:
         return None
-    return (
-        model.input_usd_per_mtok * (task.prompt_tokens or 1000) + model.output_usd_per_mtok * (task.response_tokens or 500)
-    ) / 1e6
+    return (model.input_usd_per_mtok * task.prompt_tokens + model.output_usd_per_mtok * task.response_tokens) / 1e6
 
 
 def _budget(able: list[ModelInfo], task: Task, wishes: Wishes) -> Choice:
@@ -67,7 +65,9 @@ def _budget(able: list[ModelInfo], task: Task, wishes: Wishes) -> Choice:
         return Choice(local, f"the best free local model {_at(task)} ({_rating(local[0])})")
     paid = sorted(_priced(good, task), key=lambda m: cost_usd(m, task) or 0.0)
     if wishes.allow_paid and paid:
-        return Choice(paid, f"no local model will do {_at(task)}; the cheapest paid one ({_rating(paid[0])})", True)
+        return Choice(
+            paid, f"no local model will do {_at(task)}; the cheapest paid one ({_rating(paid[0])})", tier_exceeded=True
+        )
     return Choice()
 
 
@@ -140,7 +140,9 @@ def _way_out(task: Task, wishes: Wishes) -> str:
     what = f"no available model of the tier `{wishes.tier}` is rated for {task.strength or 'any task'}"
     ways = [f"get a local one, as {', '.join(m.names[0] for m in local)}"] if local else []
     if wishes.tier == "budget":
-        ways.append("take the tier `balanced`" if wishes.allow_paid else "take the tier `balanced`, or allow paid models")
+        ways.append(
+            "take the tier `balanced`" if wishes.allow_paid else "take the tier `balanced`, or allow paid models"
+        )
     else:
         ways.append("add a provider's key")
     return f"{what}; {', or '.join(ways)}, or rate a model of yours under [models] in the config"
