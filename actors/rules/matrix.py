@@ -62,10 +62,9 @@ class _Tasks(Struct):
     tasks: dict[str, Task]
 
 
-@lru_cache(maxsize=4096)
 def known(model: str) -> Known | None:
     """What is known of a model by the name that a provider has for it."""
-    return _by_name().get(normal(model)) if len(model) <= LONGEST_NAME else None
+    return _known(model) if len(model) <= LONGEST_NAME else None
 
 
 @cache
@@ -96,10 +95,8 @@ _ROUTED = re.compile(r"^.*/|^(?:[a-z]{2,4}\.)?(?:anthropic|meta|mistral|deepseek
 _TAG = re.compile(r":(\d+(?:\.\d+)?[bm](?=-|$))?(.*)$")
 """What follows a colon: a size (`7b`) tells models apart, what is behind it may say how one was built."""
 
-_BUILD = re.compile(
-    r"^(?:-?(?:latest|free|batch|instruct|chat|it|fp16|bf16|v\d+(?:\.\d+)?|\d+|q\d\w*|\d{4}|20\d{6}))*$"
-)
-"""The rest of a tag that says how a model was packed, or how it is sold, and not which one it is."""
+_BUILD = re.compile(r"(?:latest|free|batch|instruct|chat|it|fp16|bf16|v\d+(?:\.\d+)?|q\d\w*|0|\d{4}|20\d{6})?\Z")
+"""A word of the rest of a tag that says how a model was packed, or how it is sold, and not which one it is."""
 
 _DATED = re.compile(
     r"[-@](?:20\d{2}-?(?:0[1-9]|1[0-2])-?(?:0[1-9]|[12]\d|3[01])|2[3-9](?:0[1-9]|1[0-2])|0[1-9][0-3]\d|1[0-2][0-3]\d)(?:-v\d+)?$"
@@ -110,17 +107,22 @@ _SAME = re.compile(r"-(?:latest|instruct)(?:-v0[.-]\d)?$")
 
 
 def normal(model: str) -> str:
-    """The one form of a model's names: `us.meta.llama3.2:3b-instruct-q4_K_M` is `llama3-2:3b`.
+    """The one form of a model's names: `library/llama3.2:3b-instruct-q4_K_M` is `llama3-2:3b`.
 
     A tag that says anything but how a model was built stays, and so makes another model of it.
     """
     name = _ROUTED.sub("", model.lower())
     tag = _TAG.search(name)
     variant = ""
-    if tag is not None and _BUILD.match(tag[2]):
+    if tag is not None and all(map(_BUILD.match, tag[2].split("-"))):
         name, variant = name[: tag.start()], f":{tag[1]}" if tag[1] else ""
     name = _SAME.sub("", _DATED.sub("", name))
     return f"{_SAME.sub('', name)}{variant}".replace(".", "-")
+
+
+@lru_cache(maxsize=4096)
+def _known(model: str) -> Known | None:
+    return _by_name().get(normal(model))
 
 
 @cache

@@ -85,6 +85,8 @@ def test_a_providers_name_means_a_model(name, model):
         ":",
         "/",
         "gpt-4o" + " " * 300,
+        "llama3.2:" + "1" * 200 + "!",
+        "llama3.2:" + "-1" * 100 + "!",
     ],
 )
 def test_another_model_of_a_like_name_is_not_meant(name):
