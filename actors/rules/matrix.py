@@ -117,7 +117,7 @@ def normal(model: str) -> str:
     if tag is not None and all(map(_BUILD.match, tag[2].split("-"))):
         name, variant = name[: tag.start()], f":{tag[1]}" if tag[1] else ""
     name = _SAME.sub("", _DATED.sub("", name))
-    return f"{_SAME.sub('', name)}{variant}".replace(".", "-")
+    return f"{name}{variant}".replace(".", "-")
 
 
 @lru_cache(maxsize=4096)

@@ -150,6 +150,11 @@ def test_what_a_vendor_retired_is_retired_there_and_not_at_a_router(view, retire
         assert described(ModelConfig(retired=said), view, "claude-3-5-sonnet-20241022").retired is said
 
 
+@pytest.mark.parametrize(("name", "retired"), [("openai", True), ("azure", False)])
+def test_a_server_that_speaks_openais_dialect_is_not_openai(name, retired):
+    assert described(ModelConfig(), replace(OPENAI, name=name), "gpt-3.5-turbo").retired is retired
+
+
 class FreeBook(Book):
     """Knows no prices."""
 
