@@ -94,6 +94,6 @@ class Quotes:
         asked = self._chat.max_tokens
         if asked is not None:
             return asked
-        most = self._catalogue.entry(target.provider, target.model).max_output_tokens
+        most = self._catalogue.longest_answer(target.provider, target.model)
         default = self._preferences.default_max_tokens
         return default if most is None else min(default, most)

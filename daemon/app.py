@@ -156,6 +156,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 completions,
                 keys,
                 catalogue,
+                config.tasks,
                 actors,
                 store,
                 clock,

@@ -21,9 +21,10 @@ from actors import tokenizer
 from actors.notify import split_url
 from actors.rules.admission import Limit, Limits
 from actors.rules.catalogue import ModelConfig
+from actors.rules.matrix import TaskConfig
 from actors.store.sqlite import Durability
 from daemon.secrets import KeySource
-from protocols.model import PROVIDER_NAME, RESERVED_PROVIDER, Strength, split_model_id
+from protocols.model import PROVIDER_NAME, RESERVED_PROVIDER, split_model_id
 from protocols.money import nano_from_usd
 from protocols.provider import ProviderConfig
 from protocols.rpc import MAX_FRAME_BYTES
@@ -102,14 +103,6 @@ class AlertsSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
 
 
-class TaskSection(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`[tasks.<name>]`: checked, and of no effect in this version."""
-
-    strength: Strength | None = None
-    prompt_tokens: Annotated[int, Meta(ge=1)] | None = None
-    response_tokens: Annotated[int, Meta(ge=1)] | None = None
-
-
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file."""
 
@@ -118,7 +111,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     providers: dict[str, ProviderSection] = field(default_factory=dict)
     models: dict[str, ModelConfig] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
-    tasks: dict[str, TaskSection] = field(default_factory=dict)
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     rights: RightsSection = RightsSection()
     alerts: AlertsSection = AlertsSection()
@@ -130,7 +123,6 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             for key in self.settings
             if comes_later(key)
         ]
-        found += [f"[tasks.{name}] of the config has no effect in this version" for name in self.tasks]
         if self.daemon.exact_tokens and not tokenizer.installed():
             found.append(f"`exact_tokens` of the config has no effect: {tokenizer.REMEDY}")
         return found + [
@@ -183,7 +175,7 @@ _SECTIONS: dict[str, type[Struct]] = {
     "providers[...]": ProviderSection,
     "providers[...].api_key": KeySource,
     "models[...]": ModelConfig,
-    "tasks[...]": TaskSection,
+    "tasks[...]": TaskConfig,
     "rights": RightsSection,
     "alerts": AlertsSection,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import tzinfo
 
 from msgspec import Struct
@@ -15,6 +16,7 @@ from actors.idempotency import Idempotency
 from actors.ledger import Ledger
 from actors.pool import ProviderPool
 from actors.rules.catalogue import Catalogue
+from actors.rules.matrix import TaskConfig
 from actors.session import Sessions
 from actors.settings import SettingsActor
 from actors.store.sqlite import Store
@@ -40,6 +42,7 @@ class World(Struct):
     completions: Completions
     keys: Ref[Idempotency]
     catalogue: Catalogue
+    tasks: Mapping[str, TaskConfig]
     supervisor: Supervisor
     store: Store
     clock: Clock

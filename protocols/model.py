@@ -14,6 +14,7 @@ Strength = Literal[
     "narrative", "thematic_analysis", "character_psychology", "semantic_reasoning", "coordination", "coding", "speed"
 ]
 Speed = Literal["very_fast", "fast", "medium", "slow"]
+Tier = Literal["budget", "balanced", "premium"]
 
 
 def split_model_id(model_id: str) -> tuple[str, str] | None:
@@ -23,7 +24,11 @@ def split_model_id(model_id: str) -> tuple[str, str] | None:
 
 
 class ModelInfo(Struct, kw_only=True):
-    """A row of `models`; prices in dollars per million tokens, None where unknown."""
+    """A row of `models`; prices in dollars per million tokens, None where unknown.
+
+    `rated_by` says whose opinion quality is: this project's (`quorumd`) or the administrator's (`config`). So it is with strengths
+    and speed, unless the config names them.
+    """
 
     id: str
     provider: str
@@ -40,3 +45,4 @@ class ModelInfo(Struct, kw_only=True):
     available: bool = True
     why_not: str | None = None
     source: str
+    rated_by: Literal["quorumd", "config"] | None = None

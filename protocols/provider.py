@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, Struct, field
 
-from protocols.model import ModelInfo
+from protocols.model import ModelInfo, Tier
 from protocols.request import Request
 from protocols.rpc import Name, Params, Right
 
@@ -149,13 +149,15 @@ class ProviderList(Struct):
 
 
 class Models(Params):
-    """Lists the models; the filters narrow the list."""
+    """Lists the models; the filters narrow the list. With `tier` the best comes first, and only what can be called is there."""
 
     method: ClassVar[str] = "models"
     right: ClassVar[Right] = "observe"
 
     provider: Name | None = None
     local: bool | None = None
+    task: Name | None = None
+    tier: Tier | None = None
 
 
 class ModelList(Struct):

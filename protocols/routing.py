@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from msgspec import Struct, field
 
+from protocols.model import Strength
 from protocols.money import NanoUSD
+from protocols.rpc import Name, Params, Right
 
 Reason = Literal[
     "explicit_model",
@@ -49,3 +51,38 @@ class Decision(Struct, frozen=True):
     steps: list[Step] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     bound_nano_usd: NanoUSD | None = None
+
+
+class Recommend(Params):
+    """The model for a task at each quality tier, of those that can be called now."""
+
+    method: ClassVar[str] = "recommend"
+    right: ClassVar[Right] = "use"
+
+    task_type: Name
+    prefer_local: bool = False
+    budget_tier_allows_paid: bool = False
+
+
+class Recommended(Struct, frozen=True):
+    """A model and why it is the one; `tier_exceeded` where it is a paid one of the budget tier."""
+
+    model: str
+    why: str
+    tier_exceeded: bool = False
+
+
+class Recommendation(Struct):
+    """Result of `recommend`; a tier is None where no model will do, and `ways_out` then says what to do about it, by tier.
+
+    `strength` and the tokens are what was assumed of the task.
+    """
+
+    task_type: str
+    strength: Strength | None
+    prompt_tokens: int
+    response_tokens: int
+    budget: Recommended | None = None
+    balanced: Recommended | None = None
+    premium: Recommended | None = None
+    ways_out: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What is known of models: the config's entries over the price book. Pure but for a cache of looked-up prices."""
+"""What is known of models: the config's entries over the price book and the matrix. Pure but for a cache of looked-up prices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Collection, Mapping
 from typing import Annotated, Protocol
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
+from actors.rules import matrix
 from actors.rules.pricing import FREE, Price, overridden
 from protocols.model import ModelInfo, Speed, Strength
 from protocols.provider import AVAILABLE, ProviderView
@@ -18,7 +20,7 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """`[models."<provider>:<model>"]` of the config: adds to or overrides what is known."""
 
     quality: Annotated[float, Meta(ge=0, le=10)] | None = None
-    strengths: tuple[Strength, ...] = ()
+    strengths: tuple[Strength, ...] | None = None
     speed: Speed | None = None
     family: str | None = None
     local: bool | None = None
@@ -29,8 +31,34 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     cached_input_usd_per_mtok: UsdPerMtok | None = None
     audio_input_usd_per_mtok: UsdPerMtok | None = None
     audio_output_usd_per_mtok: UsdPerMtok | None = None
-    retired: bool = False
+    retired: bool | None = None
     successor: str | None = None
+
+
+NOTHING = ModelConfig()
+
+
+def described(entry: ModelConfig, view: ProviderView, model: str) -> ModelConfig:
+    """The config's entry, what it leaves open filled in from the matrix. A `successor` is a model id.
+
+    What the matrix calls local only could be: where a model runs is the provider's to say. What its vendor retired counts
+    as retired there alone, for a router may still have it.
+    """
+    known = matrix.known(model)
+    if known is None:
+        return entry
+    vendor = known.family in {view.name, None if view.kind == "openai" else view.kind}  # many speak OpenAI's dialect
+    return replace(
+        entry,
+        quality=known.quality if entry.quality is None else entry.quality,
+        strengths=known.strengths if entry.strengths is None else entry.strengths,
+        speed=entry.speed or known.speed,
+        family=entry.family or known.family,
+        context_tokens=entry.context_tokens or known.context_tokens,
+        max_output_tokens=entry.max_output_tokens or known.max_output_tokens,
+        retired=known.retired and vendor if entry.retired is None else entry.retired,
+        successor=entry.successor or (known.successor and f"{view.name}:{known.successor}"),
+    )
 
 
 class Prices(Protocol):
@@ -71,6 +99,11 @@ class Catalogue:
     def entry(self, provider: str, model: str) -> ModelConfig:
         """The config's entry, or one that says nothing."""
         return self.entries.get(f"{provider}:{model}", NOTHING)
+
+    def longest_answer(self, provider: str, model: str) -> int | None:
+        """Tokens of the longest answer that it can give, or None."""
+        known = matrix.known(model)
+        return self.entry(provider, model).max_output_tokens or (known.max_output_tokens if known else None)
 
     def priced_by_config(self, provider: str, model: str) -> bool:
         """Whether the config alone says what it costs, so that nobody needs to wait for the price book."""
@@ -133,25 +166,27 @@ class Catalogue:
         return max(fitting, key=lambda m: m.quality or 0.0, default=None)
 
     def _info(self, view: ProviderView, model: str) -> ModelInfo:
-        entry, price = self.entry(view.name, model), self.price(view, model)
+        said, price = self.entry(view.name, model), self.price(view, model)
+        entry = described(said, view, model)
         available = view.state in AVAILABLE and not entry.retired
+        gone = f"retired; its successor is `{entry.successor}`" if entry.successor else "retired"
         return ModelInfo(
             id=f"{view.name}:{model}",
             provider=view.name,
             family=entry.family,
             local=view.local if entry.local is None else entry.local,
             quality=entry.quality,
-            strengths=list(entry.strengths),
+            strengths=list(entry.strengths or ()),
             speed=entry.speed,
-            context_tokens=entry.context_tokens or self._prices.context(view.host, view.name, view.kind, model),
+            context_tokens=said.context_tokens
+            or self._prices.context(view.host, view.name, view.kind, model)
+            or entry.context_tokens,
             input_usd_per_mtok=None if price is None else price.input / 1_000_000,
             output_usd_per_mtok=None if price is None else price.output / 1_000_000,
             needs_key=view.needs_key,
             display_name=model,
             available=available,
-            why_not=None if available else ("retired" if entry.retired else view.why or view.state),
+            why_not=None if available else (gone if entry.retired else view.why or view.state),
             source="config" if f"{view.name}:{model}" in self.entries else "provider",
+            rated_by=None if entry.quality is None else "quorumd" if said.quality is None else "config",
         )
-
-
-NOTHING = ModelConfig()

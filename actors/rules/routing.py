@@ -10,7 +10,7 @@ from itertools import chain
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from actors.rules.catalogue import NOTHING, ModelConfig
+from actors.rules.catalogue import NOTHING, ModelConfig, described
 from actors.rules.hints import parse_hint
 from protocols.errors import (
     BadRequest,
@@ -243,23 +243,27 @@ def _offers(view: ProviderView, model: str, world: World) -> bool:
 def _first_of(view: ProviderView, world: World) -> Target | None:
     """A provider's first model that is not retired: of the config's entries, else of those that it lists."""
     prefix = f"{view.name}:"
-    named = (
-        key.removeprefix(prefix) for key, entry in world.entries.items() if key.startswith(prefix) and not entry.retired
+    named = (key.removeprefix(prefix) for key in world.entries if key.startswith(prefix))
+    models = (
+        model
+        for model in chain(named, view.models)
+        if not described(world.entries.get(f"{prefix}{model}", NOTHING), view, model).retired
     )
-    listed = (model for model in view.models if not world.entries.get(f"{prefix}{model}", NOTHING).retired)
-    model = next(chain(named, listed), None)
+    model = next(models, None)
     return None if model is None else Target(view.name, model)
 
 
 def _fault(target: Target, world: World) -> QuorumError | None:
     """Why a target can't be used right now, or None."""
-    entry = world.entries.get(str(target))
-    if entry is not None and entry.retired:
+    view = world.view(target.provider)
+    entry = world.entries.get(str(target), NOTHING)
+    if view is not None:
+        entry = described(entry, view, target.model)
+    if entry.retired:
         successor = f"; its successor is `{entry.successor}`" if entry.successor else ""
         return UnknownModel(
             f"`{target}` is retired{successor}", detail={"model": str(target), "successor": entry.successor}
         )
-    view = world.view(target.provider)
     if view is None or view.state in AVAILABLE:
         return None
     message = f"provider `{view.name}` is {view.state.replace('_', ' ')}{': ' + view.why if view.why else ''}"

@@ -10,6 +10,7 @@ from protocols.chat import Chat, Explain
 from protocols.events import Events
 from protocols.overrides import OverridesGrant, OverridesList, OverridesRevoke
 from protocols.provider import Models, Providers
+from protocols.routing import Recommend
 from protocols.rpc import Ping
 from protocols.session import Sessions
 from protocols.settings import SettingsGet, SettingsSet, SettingsShow, SettingsUnset
@@ -25,6 +26,7 @@ METHODS: dict[str, Method] = {
         Method(Explain, chat.explain),
         Method(Models, providers.models),
         Method(Providers, providers.providers),
+        Method(Recommend, providers.recommend),
         Method(Sessions, sessions.sessions),
         Method(SpendQuery, usage.spend),
         Method(UsageQuery, usage.usage),

@@ -1,11 +1,17 @@
-"""`providers` and `models`."""
+"""`providers`, `models` and `recommend`."""
 
 from __future__ import annotations
 
+from typing import get_args
+
+from actors.rules.matrix import Task, task
+from actors.rules.orchestrator import Wishes, choose
 from daemon.methods.method import Caller
 from daemon.world import World
 from protocols.errors import UnknownProvider
+from protocols.model import Tier
 from protocols.provider import ModelList, Models, ProviderList, Providers, ReadStatuses, ReadViews
+from protocols.routing import Recommend, Recommendation, Recommended
 
 
 async def providers(world: World, _: Caller, __: Providers) -> ProviderList:
@@ -21,4 +27,31 @@ async def models(world: World, _: Caller, params: Models) -> ModelList:
             f"there is no provider `{params.provider}`; there are: {', '.join(v.name for v in views)}"
         )
     rows = world.catalogue.infos(tuple(v for v in views if params.provider in {None, v.name}))
-    return ModelList([row for row in rows if params.local is None or row.local == params.local])
+    wanted = Task() if params.task is None else task(params.task, world.tasks)
+    if params.tier is not None:
+        rows = choose(rows, wanted, Wishes(params.tier)).models
+    return ModelList(
+        [
+            row
+            for row in rows
+            if (params.local is None or row.local == params.local)
+            and (wanted.strength is None or wanted.strength in row.strengths)
+        ]
+    )
+
+
+async def recommend(world: World, _: Caller, params: Recommend) -> Recommendation:
+    """The model for a task at each tier; simulated ones only where there is nothing else."""
+    wanted = task(params.task_type, world.tasks)
+    views = await world.pool.call(ReadViews())
+    rows = world.catalogue.infos(tuple(v for v in views if not v.simulated) or views)
+    found, ways_out = {}, {}
+    for tier in get_args(Tier):
+        choice = choose(rows, wanted, Wishes(tier, params.prefer_local, params.budget_tier_allows_paid))
+        if choice.models:
+            found[tier] = Recommended(choice.models[0].id, choice.why, choice.tier_exceeded)
+        else:
+            ways_out[tier] = choice.why
+    return Recommendation(
+        params.task_type, wanted.strength, wanted.prompt_tokens, wanted.response_tokens, **found, ways_out=ways_out
+    )

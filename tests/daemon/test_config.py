@@ -226,3 +226,8 @@ class TestValues:
     def test_the_place_of_a_key_is_kept(self):
         config = parse({"providers": {"a": {"kind": "openai", "api_key": {"credential": "openai"}}}})
         assert config.providers["a"].api_key == KeySource(credential="openai")
+
+
+def test_only_what_comes_later_has_no_effect():
+    config = parse({"settings": {"orchestrator.enabled": True}, "tasks": {"poem": {"strength": "narrative"}}})
+    assert config.without_effect() == ["the setting `orchestrator.enabled` of the config has no effect in this version"]

@@ -19,7 +19,7 @@ ROLES = {"none": frozenset(), "use": frozenset(ALL[:2]), "operate": frozenset(AL
 NEEDED = {
     "observe": ("ping", "status", "models", "providers", "sessions", "events"),
     "use": (
-        *("chat", "explain", "spend", "usage", "alerts"),
+        *("chat", "explain", "recommend", "spend", "usage", "alerts"),
         *("settings.show", "settings.get", "settings.set", "settings.unset"),
         *("overrides.grant", "overrides.list", "overrides.revoke"),
     ),

@@ -1,7 +1,7 @@
 import pytest
 from msgspec.structs import replace
 
-from actors.rules.catalogue import Catalogue, ModelConfig
+from actors.rules.catalogue import Catalogue, ModelConfig, described
 from actors.rules.pricing import FREE, Price
 from protocols.provider import ProviderView
 
@@ -115,3 +115,72 @@ def test_every_model_that_is_listed_or_named_has_a_row_in_config_order():
     assert (infos["ollama:old"].available, infos["ollama:old"].why_not) == (False, "retired")
     assert (infos["ollama:llama3:8b"].available, infos["ollama:llama3:8b"].why_not) == (False, "refused")
     assert infos["ollama:llama3:8b"].local
+
+
+ANTHROPIC = view("anthropic", "api.anthropic.com", "claude-3-5-sonnet-20241022", local=False)
+
+
+def test_the_config_wins_over_the_matrix_field_by_field():
+    known = described(ModelConfig(), OPENAI, "gpt-4o")
+    assert (known.quality, known.family, known.speed) == (8.0, "openai", "fast")
+    said = ModelConfig(quality=0.0, strengths=(), family="mine", speed="slow", context_tokens=5, max_output_tokens=6)
+    assert described(said, OPENAI, "gpt-4o") == replace(said, retired=False)
+    assert described(ModelConfig(quality=3.0), OPENAI, "gpt-4o") == replace(known, quality=3.0)
+    assert described(said, OPENAI, "nobody knows it") is said
+
+
+def test_what_could_run_at_home_is_local_only_where_its_provider_is():
+    hosted = view("groq", "api.groq.com", "llama3.2", local=False)
+    assert described(ModelConfig(), hosted, "llama3.2").local is None
+
+
+@pytest.mark.parametrize(
+    ("view", "retired"),
+    [
+        (ANTHROPIC, True),
+        (replace(ANTHROPIC, name="claude"), True),
+        (replace(ANTHROPIC, kind="openai"), True),
+        (view("openrouter", "openrouter.ai", local=False), False),
+        (replace(ANTHROPIC, name="bedrock", kind="openai"), False),
+    ],
+)
+def test_what_a_vendor_retired_is_retired_there_and_not_at_a_router(view, retired):
+    assert described(ModelConfig(), view, "claude-3-5-sonnet-20241022").retired is retired
+    for said in (True, False):
+        assert described(ModelConfig(retired=said), view, "claude-3-5-sonnet-20241022").retired is said
+
+
+@pytest.mark.parametrize(("name", "retired"), [("openai", True), ("azure", False)])
+def test_a_server_that_speaks_openais_dialect_is_not_openai(name, retired):
+    assert described(ModelConfig(), replace(OPENAI, name=name), "gpt-3.5-turbo").retired is retired
+
+
+class FreeBook(Book):
+    """Knows no prices."""
+
+    def find(self, *_):
+        return None
+
+
+def test_a_row_says_whose_rating_it_has_and_what_follows_a_retired_model():
+    entries = {"anthropic:mine": ModelConfig(quality=5.0), "openai:gpt-4o": ModelConfig(context_tokens=9)}
+    rows = {row.id: row for row in Catalogue(entries, FreeBook()).infos((ANTHROPIC, OPENAI))}
+    old = rows["anthropic:claude-3-5-sonnet-20241022"]
+    assert (old.available, old.why_not) == (False, "retired; its successor is `anthropic:claude-sonnet-4-6`")
+    assert (old.rated_by, old.family, old.context_tokens) == ("quorumd", "anthropic", 200_000)
+    assert (rows["anthropic:mine"].rated_by, rows["openai:new"].rated_by) == ("config", None)
+    assert (rows["openai:gpt-4o"].rated_by, rows["openai:gpt-4o"].context_tokens) == ("quorumd", 9)
+
+
+def test_the_best_local_model_is_the_matrixs_best_unless_the_config_rates_another():
+    ollama = view("ollama", "localhost", "llama3.2", "qwen3:32b", "unheard-of", local=True)
+    assert Catalogue({}, FreeBook()).best_local((ollama,)).id == "ollama:qwen3:32b"
+    entries = {"ollama:unheard-of": ModelConfig(quality=9.0)}
+    assert Catalogue(entries, FreeBook()).best_local((ollama,)).id == "ollama:unheard-of"
+    assert Catalogue({}, FreeBook()).best_local((ollama,), tokens=100_000).id == "ollama:llama3.2"
+
+
+def test_the_longest_answer_is_the_configs_else_the_matrixs():
+    catalogue = Catalogue({"openai:gpt-4o": ModelConfig(max_output_tokens=7)}, FreeBook())
+    answers = [catalogue.longest_answer("openai", name) for name in ("gpt-4o", "gpt-4o-mini", "nobody knows it")]
+    assert answers == [7, 16_384, None]

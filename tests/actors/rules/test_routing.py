@@ -314,3 +314,28 @@ def test_no_target_comes_twice():
 
 def test_the_nearest_names_are_the_most_alike():
     assert nearest_models("gpt-4p", ["opus", "gpt-4o", "llama"]) == ["gpt-4o"]
+
+
+class TestRetiredByItsVendor:
+    VIEWS = (view("anthropic", "claude-3-5-sonnet-20241022", "claude-sonnet-4-6", kind="anthropic"),)
+    OLD = "anthropic:claude-3-5-sonnet-20241022"
+
+    def test_it_is_refused_with_its_successor(self):
+        made = planned(self.VIEWS, model=self.OLD)
+        assert made.targets == []
+        assert made.fault.code == "unknown_model"
+        assert made.fault.message == f"`{self.OLD}` is retired; its successor is `anthropic:claude-sonnet-4-6`"
+        assert made.fault.detail == {"model": self.OLD, "successor": "anthropic:claude-sonnet-4-6"}
+
+    def test_it_is_not_what_its_provider_comes_to(self):
+        assert targets(planned(self.VIEWS, provider="anthropic")) == ["anthropic:claude-sonnet-4-6"]
+        assert targets(planned(self.VIEWS)) == ["anthropic:claude-sonnet-4-6"]
+
+    def test_the_config_knows_better(self):
+        entries = {self.OLD: ModelConfig(retired=False)}
+        assert targets(planned(self.VIEWS, entries, model=self.OLD)) == [self.OLD]
+
+    def test_a_router_may_still_have_it(self):
+        router = view("openrouter", "anthropic/claude-3.5-sonnet")
+        asked = "openrouter:anthropic/claude-3.5-sonnet"
+        assert targets(planned((router,), model=asked)) == [asked]

@@ -70,6 +70,17 @@ MODEL = {
     "why_not": "not running",
     "display_name": "Llama",
     "source": "ollama",
+    "rated_by": "quorumd",
+}
+RECOMMENDED = {
+    "task_type": "scene_writing",
+    "strength": "narrative",
+    "prompt_tokens": 2500,
+    "response_tokens": 1500,
+    "budget": None,
+    "balanced": {"model": "openai:gpt-4o-mini", "why": "the best for its money"},
+    "premium": {"model": "openai:gpt-4o", "why": "the highest quality"},
+    "ways_out": {"budget": "get a local one"},
 }
 SESSION = {
     "user": "ana",
@@ -203,7 +214,21 @@ CASES = [
         "models",
         {"provider": "ollama", "local": True},
         {"models": []},
-        ["no models"],
+        ["no such models"],
+    ),
+    (
+        "models --tier balanced --task scene_writing",
+        "models",
+        {"tier": "balanced", "task": "scene_writing"},
+        {"models": [MODEL]},
+        ["ollama:llama3.2:latest", "RATED BY", "quorumd"],
+    ),
+    (
+        "recommend scene_writing --prefer-local --allow-paid",
+        "recommend",
+        {"task_type": "scene_writing", "prefer_local": True, "budget_tier_allows_paid": True},
+        RECOMMENDED,
+        ["openai:gpt-4o-mini", "the best for its money", "get a local one", "narrative", "2,500"],
     ),
     ("providers", "providers", {}, {"providers": [PROVIDER]}, ["open", "5 errors in a row", "https://api.openai.com"]),
     ("sessions", "sessions", {}, {"sessions": [SESSION]}, ["editor", "1 min 1 s", "$12.50", "2026-01-02T03:04:05Z"]),

@@ -48,6 +48,8 @@ COMMANDS = [
     "explain hi",
     "models",
     "models --local --provider simulated",
+    "models --tier premium --task dialogue",
+    "recommend theme_analysis",
     "providers",
     "sessions",
     "spend --by model",

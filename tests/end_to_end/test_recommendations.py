@@ -1,0 +1,74 @@
+"""A writer's tiers with a real daemon: what `models` and `recommend` say, and that a retired model is refused before anything is sent."""
+
+import pytest
+import running_daemon
+import simulated_provider
+from running_daemon import eventually
+
+from protocols.errors import BadRequest, UnknownModel
+
+POEM = '[tasks.poem]\nstrength = "narrative"\nresponse_tokens = 100\n'
+PAID = ("gpt-4o", "gpt-4o-mini", "claude-3-5-sonnet-20241022")
+HOME = ("llama3.2:latest", "sim")
+
+
+@pytest.fixture(scope="module")
+def paid():
+    with simulated_provider.running(models=PAID) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def daemon(paid):
+    with simulated_provider.running(models=HOME) as home:
+        config = running_daemon.provider("anthropic", "openai", paid.base_url(), local=False)
+        config += running_daemon.provider("home", "openai", home.base_url(), local=True)
+        config += running_daemon.priced("anthropic:gpt-4o", usd_in=2.5, usd_out=10.0)
+        config += running_daemon.priced("anthropic:gpt-4o-mini", usd_in=0.15, usd_out=0.6)
+        with running_daemon.running(config + POEM) as daemon:
+            eventually(lambda: len(daemon.call("models")["models"]) == len(PAID + HOME), "both have listed")
+            yield daemon
+
+
+def listed(daemon, **filters):
+    return [row["id"] for row in daemon.call("models", **filters)["models"]]
+
+
+def test_models_of_a_tier_come_best_first(daemon):
+    assert listed(daemon, tier="premium", task="theme_analysis") == ["anthropic:gpt-4o"]
+    assert listed(daemon, tier="balanced", task="poem") == ["anthropic:gpt-4o-mini", "anthropic:gpt-4o"]
+    assert listed(daemon, tier="budget", task="tag") == ["home:llama3.2:latest"]
+    assert listed(daemon, tier="balanced", task="tag", local=True) == ["home:llama3.2:latest"]
+
+
+def test_models_of_a_task_have_its_strength(daemon):
+    assert listed(daemon, task="tag") == ["anthropic:gpt-4o-mini", "home:llama3.2:latest"]
+    with pytest.raises(BadRequest, match="did you mean `poem`"):
+        daemon.call("models", task="pome")
+
+
+def test_each_tier_has_a_recommendation_with_its_reason_or_a_way_out(daemon):
+    told = daemon.call("recommend", task_type="theme_analysis")
+    assert told["budget"] is None
+    assert "get a local one" in told["ways_out"]["budget"]
+    assert told["balanced"]["model"] == told["premium"]["model"] == "anthropic:gpt-4o"
+    assert told["premium"]["why"] == "the highest quality at thematic_analysis (quality 8)"
+    assert (told["strength"], told["prompt_tokens"], told["response_tokens"]) == ("thematic_analysis", 2000, 800)
+    assert daemon.call("recommend", task_type="poem")["budget"]["model"] == "home:llama3.2:latest"
+
+
+def test_a_paid_model_of_the_budget_tier_says_that_it_exceeds_it(daemon):
+    told = daemon.call("recommend", task_type="theme_analysis", budget_tier_allows_paid=True)["budget"]
+    assert (told["model"], told["tier_exceeded"]) == ("anthropic:gpt-4o", True)
+
+
+def test_a_local_model_is_preferred_where_asked_for(daemon):
+    assert daemon.call("recommend", task_type="tag")["premium"]["model"] == "anthropic:gpt-4o-mini"
+    told = daemon.call("recommend", task_type="tag", prefer_local=True)["premium"]
+    assert (told["model"], told["tier_exceeded"]) == ("home:llama3.2:latest", False)
+
+
+def test_a_retired_model_is_refused_before_anything_is_sent(daemon, paid):
+    with pytest.raises(UnknownModel, match=r"is retired; its successor is `anthropic:claude-sonnet-4-6`"):
+        daemon.call("chat", messages=[{"role": "user", "content": "hi"}], model="anthropic:claude-3-5-sonnet-20241022")
+    assert paid.chats() == []
