@@ -40,6 +40,7 @@ PARAMS: dict[str, list[dict[str, Any]]] = {
     ],
     "explain": [{"messages": [{"role": "user", "content": "hello"}], "provider": "sim"}],
     "models": [{"provider": "sim", "local": True}],
+    "recommend": [{"task_type": "summarise"}],
     "providers": [{}],
     "sessions": [{}],
     "spend": [{"by": "day", "since": "2026-01-31", "until": "2027-01-31T12:00:00Z", "user": "ana"}],
