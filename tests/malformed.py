@@ -42,6 +42,31 @@ PARAMS: dict[str, list[dict[str, Any]]] = {
     "models": [{"provider": "sim", "local": True}],
     "providers": [{}],
     "sessions": [{}],
+    "users": [{}],
+    "user_models.set_default": [
+        {"model": "sim:sim"},
+        {
+            "provider": "sim",
+            "model": "sim",
+            "parameters": {
+                "defaults": {"temperature": 0.5, "top_p": 0.9, "stop": ["end"], "seed": 7},
+                "overrides": {"max_tokens": 100, "reasoning_effort": "low"},
+            },
+            "metadata": {"why": "fast", "tags": ["a"], "stars": 5},
+            "user": "ana",
+        },
+    ],
+    "user_models.add": [
+        {"provider": "sim", "model": "sim", "parameters": {"defaults": {}}, "metadata": {}, "user": "ana"}
+    ],
+    "user_models.remove": [{"provider": "sim", "user": "ana"}],
+    "user_models.get_default": [{"user": "ana"}],
+    "user_models.list": [{"user": "ana"}],
+    "user_models.resolved": [{"provider": "sim", "model": "sim", "conversation": "c1", "user": "ana"}],
+    "conversations.set_default": [
+        {"conversation": "c1", "model": "sim:sim", "user": "ana"},
+        {"conversation": "c1", "model": None},
+    ],
     "spend": [{"by": "day", "since": "2026-01-31", "until": "2027-01-31T12:00:00Z", "user": "ana"}],
     "usage": [
         {"last": 5, "before": "0", "since": "2026-01-31", "user": "ana", "app": "a", "model": "sim:sim", "task": "t"}
