@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,7 +79,7 @@ def test_parameters_reach_the_provider_and_the_decision_tells_them(daemon, upstr
     chosen = daemon.call("user_models.add", model=f"{dialect}:sim", user="cool", parameters=parameters)
     assert chosen["model"]["parameters"] == parameters
     answer = ask(daemon, "cool", model=f"{dialect}:sim", max_tokens=500, top_p=0.75)
-    (sent,) = [json.loads(chat["body"]) for chat in upstream.chats(bodies=True)]
+    (sent,) = [chat["body"] for chat in upstream.chats(bodies=True)]
     assert (sent["max_tokens"], sent["temperature"], sent["top_p"]) == (77, 0.25, 0.75)
     steps = {step["step"]: step["value"] for step in answer["decision"]["steps"]}
     assert steps["parameter_defaults"] == "temperature = 0.25"
@@ -92,7 +91,7 @@ def test_parameters_reach_the_provider_and_the_decision_tells_them(daemon, upstr
 def test_parameters_are_those_of_the_model_and_of_no_other(daemon, upstream):
     daemon.call("user_models.add", model="one:sim", user="picky", parameters={"overrides": {"temperature": 0.25}})
     answer = ask(daemon, "picky", model="one:sim-large")
-    (sent,) = [json.loads(chat["body"]) for chat in upstream.chats(bodies=True)]
+    (sent,) = [chat["body"] for chat in upstream.chats(bodies=True)]
     assert "temperature" not in sent
     assert [step["step"] for step in answer["decision"]["steps"]] == ["explicit_model"]
 
@@ -171,7 +170,7 @@ def test_a_default_whose_provider_left_the_config_says_so_and_can_be_taken_back(
         daemon.stop()
         daemon.configure(both[0])
         daemon.start()
-        with pytest.raises(UnknownProvider, match="your default model .* is wrong: there is no provider `two`"):
+        with pytest.raises(UnknownProvider, match=r"your default model .* is wrong: there is no provider `two`"):
             daemon.call("chat", messages=HI)
         daemon.call("user_models.remove", provider="two")
         assert daemon.call("chat", messages=HI)["model_used"] == "one:sim"
@@ -179,8 +178,6 @@ def test_a_default_whose_provider_left_the_config_says_so_and_can_be_taken_back(
 
 def test_answers_are_counted_and_users_are_listed(upstream):
     with running_daemon.running(provider("one", "openai", upstream.base_url())) as daemon:
-        account = daemon.call("user_models.list") and daemon.call("chat", messages=HI, model="one:sim", user="u")
-        assert account["text"]
         daemon.call("user_models.set_default", model="one:sim", user="u")
         for _ in range(3):
             daemon.call("chat", messages=HI, user="u")
