@@ -83,6 +83,14 @@ async def test_defaults_chosen_at_once_leave_one(books):
     assert [default for _, _, default in await models(books)] == [False, False, False, True]
 
 
+async def test_changes_made_at_once_follow_each_other(books):
+    await asyncio.gather(*[choose(books, f"m{number}") for number in range(4)])
+    told = [
+        row and json.loads(row)["model"] for row in sum(books.rows("SELECT before, after FROM audit ORDER BY id"), ())
+    ]
+    assert told == [None, "m0", "m0", "m1", "m1", "m2", "m2", "m3"]
+
+
 async def test_what_is_not_said_again_stays_for_the_same_model_and_begins_anew_with_another(books):
     await choose(books, "gpt-4o", parameters=COOL, metadata={"why": "fast"})
     books.clock.set("2027-03-11T12:00:00Z")

@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from actors.rules.catalogue import ModelConfig
@@ -310,3 +312,24 @@ def test_a_choice_of_nothing_or_of_a_provider_that_is_not_there_is_refused():
         resolve_choice(None, "antropic", world)
     with pytest.raises(BadRequest, match="name a model"):
         resolve_choice(None, None, world)
+
+
+NAMES = st.none() | st.sampled_from(
+    ["openai:gpt-4o", "anthropic:opus-4", "ollama:x", "sim:sim", "gone:m", "fast", "gpt-4o"]
+)
+
+
+@given(
+    model=st.sampled_from(["openai:gpt-4o", "anthropic:new", "claude:opus-4", "fast", "sim:sim"]),
+    own=st.lists(st.sampled_from(["openai:gpt-4o", "anthropic:x", "ollama:y", "gone:z"])).map(tuple),
+    defaults=st.tuples(NAMES, NAMES, NAMES),
+    fallback=st.none() | st.booleans(),
+)
+def test_an_available_model_that_the_call_names_is_the_first_target_whatever_else_is_set(
+    model, own, defaults, fallback
+):
+    lower = dict(zip(("conversation_model", "user_default", "default_model"), defaults, strict=True))
+    made = planned(model=model, user_models=own, allow_fallback=fallback, **lower)
+    meant = {"claude:opus-4": "anthropic:opus-4", "fast": "openai:gpt-4o-mini"}.get(model, model)
+    assert (targets(made)[0], made.reason, made.fault) == (meant, "explicit_model", None)
+    assert len(set(made.targets)) == len(made.targets)
