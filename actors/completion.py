@@ -24,13 +24,14 @@ from actors.rules.body import chat_body_hash
 from actors.rules.catalogue import Catalogue
 from actors.rules.hints import in_language
 from actors.rules.overbudget import question, refusal, way_out
-from actors.rules.routing import Asked, Plan, Target, World, nearest_models, plan
+from actors.rules.parameters import parameter_steps
+from actors.rules.routing import Asked, Plan, Target, World, nearest_models, plan, resolve_choice, unlisted_why
 from actors.rules.tokens import PromptTokens
 from actors.session import Sessions
 from actors.tokenizer import Tokenizer
 from protocols.audit import Actor
 from protocols.budget import CheckOverride, Confirmed, Fits, Mark, OfferOverride, OverBudget, Reserve
-from protocols.chat import AnswerMessage, Attempt, Chat, ChatAnswer, Item, Reply, Usage, Warned
+from protocols.chat import AnswerMessage, Attempt, Chat, ChatAnswer, ExplainedFault, Item, Reply, Usage, Warned
 from protocols.errors import BudgetExceeded, NoEligibleModel, OverrideRequired, QuorumError, Truncated, UnknownModel
 from protocols.money import NanoUSD
 from protocols.provider import FirstListing, ProviderView, ReadViews
@@ -38,6 +39,7 @@ from protocols.routing import Decision, Reason, Rejected
 from protocols.session import OpenSession, Prefer, Preferences, Spent
 from protocols.settings import Admission
 from protocols.usage import AttemptEnd, AttemptStart
+from protocols.users import NO_LAYERS, Resolve, Resolved
 
 FALLBACK = frozenset({"provider_unavailable", "provider_error", "rate_limited", "misconfigured", "busy", "truncated"})
 """Faults after which the next target is tried, as long as no content has arrived."""
@@ -148,7 +150,8 @@ class Completions:
         try:
             return await self._first_that_answers(run, began)
         finally:
-            session.tell(Spent(sum(attempt.cost_nano_usd or 0 for attempt in run.attempts)))
+            answered_by = next((attempt.model for attempt in run.attempts if attempt.status == "ok"), None)
+            session.tell(Spent(sum(attempt.cost_nano_usd or 0 for attempt in run.attempts), answered_by))
 
     async def explain(self, chat: Chat, user: str, app: str) -> tuple[Decision, QuorumError | None]:
         """The decision that `chat` would take, and the fault that it would answer with if there is no target."""
@@ -183,7 +186,7 @@ class Completions:
                 run.targets = []
                 if run.failed and fault.code in REFUSED_BY_BUDGET:
                     _tell_what_failed(fault, run.failed)
-        return self._decision(run), fault
+        return self._decision(run, run.targets[0] if run.targets else None), fault
 
     def _told_now(self, fault: QuorumError, views: tuple[ProviderView, ...]) -> QuorumError:
         """A plan's fault of one's own: a plan is told many times, and the wait that it means goes on meanwhile."""
@@ -193,12 +196,7 @@ class Completions:
 
     async def _begin(self, call: ChatCall, preferences: Preferences) -> _Run:
         chat = call.chat
-        asked = Asked(chat.model, chat.provider, chat.allow_fallback, preferences.default_model, chat.hint)
-        views = await self._pool.call(ReadViews())
-        made = self._plan(asked, views)
-        if isinstance(made.fault, NoEligibleModel) and any(view.state == "unknown" for view in views):
-            views = await self._views_once_listed()
-            made = self._plan(asked, views)
+        made, views = await self._planned(asked_by(chat, preferences))
         if not self._prices_known.is_set() and not all(
             self._catalogue.priced_by_config(t.provider, t.model) for t in made.targets
         ):
@@ -215,6 +213,45 @@ class Completions:
         if made.reason in HOPS:
             run.failed += made.rejected
         return run
+
+    async def _planned(self, asked: Asked) -> tuple[Plan, tuple[ProviderView, ...]]:
+        views = await self._pool.call(ReadViews())
+        made = self._plan(asked, views)
+        if isinstance(made.fault, NoEligibleModel) and any(view.state == "unknown" for view in views):
+            views = await self._views_once_listed()
+            made = self._plan(asked, views)
+        return made, views
+
+    async def resolved(self, params: Resolve, user: str, app: str) -> Resolved:
+        """Where a call that says this would go, and with which parameters of the user; no budget is asked."""
+        session = await self._sessions.call(OpenSession(user, app))
+        preferences = await session.call(Prefer(app))
+        made, views = await self._planned(asked_by(params, preferences))
+        first = str(made.targets[0]) if made.targets else None
+        fault = None if made.fault is None else self._told_now(made.fault, views)
+        return Resolved(
+            first,
+            made.reason,
+            [str(target) for target in made.targets],
+            made.steps,
+            made.rejected,
+            preferences.choices.parameters.get(first or "", NO_LAYERS),
+            None if fault is None else ExplainedFault(fault.code, fault.message),
+        )
+
+    async def named(self, model: str | None, provider: str | None) -> tuple[Target, list[Warned]]:
+        """The target that these names mean, its model empty without one; a warning when its provider does not list it.
+
+        Raises UnknownProvider, UnknownModel, BadRequest.
+        """
+        world = World(await self._pool.call(ReadViews()), self._catalogue.entries, self._aliases)
+        target = resolve_choice(model, provider, world)
+        unlisted = unlisted_why(target, world)
+        return target, [Warned("not_listed", unlisted)] if unlisted else []
+
+    def provider_named(self, name: str) -> str:
+        """The provider that an alias stands for; any other name as it is, since what was chosen may be gone from the config."""
+        return name if name in self._sources else self._aliases.get(name, name)
 
     async def _views_once_listed(self) -> tuple[ProviderView, ...]:
         """The providers after one of them has said what it has: a call that comes right after the start waits for that."""
@@ -366,7 +403,7 @@ class Completions:
 
     async def _attempt(self, run: _Run, target: Target, held: Held) -> Reply:
         """Asks one provider. Raises QuorumError; the hold is settled in any case."""
-        chat, source = run.chat, self._sources[target.provider]
+        chat, source = run.quotes.request(target), self._sources[target.provider]
         request = source.dialect.chat(chat, target.model, run.quotes.of(target).longest_answer)
         question = Question(source, target.model, request, held.usage_id, run.call.emit if chat.stream else None)
         async with held:
@@ -435,22 +472,40 @@ class Completions:
             usage=_usage(end),
             cost_nano_usd=end.cost,
             price_version=end.price_version,
-            decision=self._decision(run),
+            decision=self._decision(run, target),
             attempts=run.attempts,
             latency_ms=round((self._clock.monotonic() - began) * 1000, 3),
             first_token_ms=None if first is None else round((first - began) * 1000, 3),
             warnings=_warnings(run, held, simulated=source.simulated),
         )
 
-    def _decision(self, run: _Run) -> Decision:
+    def _decision(self, run: _Run, target: Target | None) -> Decision:
+        """As it stands now; `target` is the one that answers, whose parameters it tells."""
+        layers = run.preferences.choices.parameters.get(str(target))
+        changed = [] if layers is None else parameter_steps(run.call.chat, layers, str(target))
         return Decision(
             targets=[str(target) for target in run.targets],
             reason=run.reason,
             flags=[],
-            steps=run.made.steps,
+            steps=[*run.made.steps, *changed],
             rejected=run.rejected,
             bound_nano_usd=run.quotes.of(run.targets[0]).bound if run.targets else None,
         )
+
+
+def asked_by(says: Chat | Resolve, preferences: Preferences) -> Asked:
+    """What a call says about its model and the user's choices below it; only what can matter, so that equal questions are equal."""
+    choices, hint = preferences.choices, says.hint if isinstance(says, Chat) else None
+    return Asked(
+        says.model,
+        says.provider,
+        says.allow_fallback if isinstance(says, Chat) else None,
+        preferences.default_model,
+        choices.models if says.provider is not None or hint is not None else (),
+        None if says.conversation is None else choices.conversations.get(says.conversation),
+        choices.default,
+        hint,
+    )
 
 
 FIRST_LISTING_S = 5.0

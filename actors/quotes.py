@@ -8,6 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from actors.rules.catalogue import Catalogue
+from actors.rules.parameters import with_parameters
 from actors.rules.pricing import Price, affordable, bound
 from actors.rules.routing import Target
 from actors.rules.tokens import OPENAI_FACTOR_MILLI, OTHER_FACTOR_MILLI, PromptTokens, prompt_upper_bound
@@ -15,6 +16,7 @@ from protocols.chat import Chat
 from protocols.money import NanoUSD
 from protocols.provider import ProviderView
 from protocols.session import Preferences
+from protocols.users import NO_LAYERS
 
 LEAST_ANSWER = 16
 """Tokens of an answer below which clamping is no help."""
@@ -35,7 +37,7 @@ class Quote(Struct, frozen=True):
 
 
 class Quotes:
-    """The quotes of one call.
+    """The quotes of one call, and the request as each target is sent it.
 
     State: quotes by target, each made when it is asked for first.
     """
@@ -65,6 +67,11 @@ class Quotes:
             quote = self._made[target] = self._new(target)
         return quote
 
+    def request(self, target: Target) -> Chat:
+        """The request with the user's parameters for this target."""
+        parameters = self._preferences.choices.parameters
+        return with_parameters(self._chat, parameters.get(str(target), NO_LAYERS)) if parameters else self._chat
+
     def clamp(self, target: Target, room: NanoUSD) -> bool:
         """Cuts the longest answer to what fits, if the user allows it and the request names no limit of its own."""
         quote = self.of(target)
@@ -90,8 +97,8 @@ class Quotes:
         return Quote(price, tokens, longest, None if price is None else bound(price, tokens, longest))
 
     def _longest_answer(self, target: Target) -> int:
-        """The request's own limit, else the user's default within what the model can."""
-        asked = self._chat.max_tokens
+        """The limit of the request or of the user's parameters, else the user's default within what the model can."""
+        asked = self.request(target).max_tokens
         if asked is not None:
             return asked
         most = self._catalogue.longest_answer(target.provider, target.model)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 from actors.base import Actor, Ref, Wait, handles
 from actors.clock import Clock, rfc3339
 from actors.settings import SettingsActor
 from actors.supervise import Supervisor
+from actors.users import Users
 from protocols.errors import ShuttingDown
 from protocols.session import CloseSession, Describe, ListSessions, OpenSession, Prefer, Preferences, SessionRow, Spent
 from protocols.settings import SettingChanged, SettingsInForce, SettingsOf, WatchSettings
+from protocols.users import Choices, ChoicesChanged, ChoicesOf, Used, WatchChoices
 
 SWEEP_S = 30.0
 """Seconds between looks for idle sessions."""
@@ -19,16 +22,20 @@ SWEEP_S = 30.0
 class SessionContext(Actor):
     """A user's live context.
 
-    State: preferences as last read (None: to be read again), when it was opened and last used, calls and cost since.
+    State: preferences as last read (None: to be read again), how often they changed and who reads them, when it was opened and last
+    used, calls and cost since.
     """
 
-    def __init__(self, user: str, app: str, settings: Ref[SettingsActor], clock: Clock) -> None:
+    def __init__(self, user: str, app: str, settings: Ref[SettingsActor], users: Ref[Users], clock: Clock) -> None:
         super().__init__()
         self._user = user
         self._app = app
         self._settings = settings
+        self._users = users
         self._clock = clock
         self._preferences: Preferences | None = None
+        self._changes = 0
+        self._reading = asyncio.Lock()
         self._opened_at = clock.now_us()
         self._used_at = clock.monotonic()
         self._calls = 0
@@ -46,19 +53,39 @@ class SessionContext(Actor):
         return self._preferences or Wait(self._read())
 
     async def _read(self) -> Preferences:
-        self._preferences = preferences(self._user, await self._settings.call(SettingsOf(self._user)))
-        return self._preferences
+        """Calls that come together read once; what changes while it is read is not kept."""
+        async with self._reading:
+            if self._preferences is not None:
+                return self._preferences
+            changes = self._changes
+            choices = await self._users.call(ChoicesOf(self._user))
+            found = preferences(self._user, await self._settings.call(SettingsOf(self._user)), choices)
+            if changes == self._changes:
+                self._preferences = found
+            return found
 
     @handles(SettingChanged)
     def setting_changed(self, _: SettingChanged) -> None:
         """The next call reads its preferences again."""
+        self._forget()
+
+    @handles(ChoicesChanged)
+    def choices_changed(self, _: ChoicesChanged) -> None:
+        """So it does when the user chose another model."""
+        self._forget()
+
+    def _forget(self) -> None:
         self._preferences = None
+        self._changes += 1
 
     @handles(Spent)
     def spent(self, request: Spent) -> None:
         """A call ended."""
         self._cost += request.cost_nano_usd
         self._used_at = self._clock.monotonic()
+        chosen = self._preferences is None or request.answered_by in self._preferences.choices.models
+        if chosen and request.answered_by is not None:
+            self._users.tell(Used(self._user, request.answered_by))
 
     @handles(Describe)
     def describe(self, _: Describe) -> SessionRow:
@@ -73,10 +100,11 @@ class Sessions(Actor):
     State: sessions by user, the least recently used first; the bounds that the settings give.
     """
 
-    def __init__(self, supervisor: Supervisor, settings: Ref[SettingsActor], clock: Clock) -> None:
+    def __init__(self, supervisor: Supervisor, settings: Ref[SettingsActor], users: Ref[Users], clock: Clock) -> None:
         super().__init__()
         self._keeper = supervisor
         self._settings = settings
+        self._users = users
         self._clock = clock
         self._live: dict[str, Ref[SessionContext]] = {}
         self._idle_s = 1800.0
@@ -90,6 +118,7 @@ class Sessions(Actor):
         for name in [ref for ref in self._keeper.refs if ref.actor_class is SessionContext]:
             await self._keeper.stop(name)
         await self._settings.call(WatchSettings(self.ref))
+        await self._users.call(WatchChoices(self.ref))
         await self._learn()
         self.spawn(self._sweep())
 
@@ -108,7 +137,7 @@ class Sessions(Actor):
 
     async def _start(self, request: OpenSession) -> Ref[SessionContext]:
         def make() -> SessionContext:
-            return SessionContext(request.user, request.app, self._settings, self._clock)
+            return SessionContext(request.user, request.app, self._settings, self._users, self._clock)
 
         started = await self._keeper.start(make, name=f"session {request.user}")
         ref = self._live.setdefault(request.user, started)
@@ -132,6 +161,13 @@ class Sessions(Actor):
         if change.key.startswith("session."):
             self.spawn(self._learn())
 
+    @handles(ChoicesChanged)
+    def choices_changed(self, change: ChoicesChanged) -> None:
+        """Lets the user's session read again, if there is one."""
+        ref = self._live.get(change.user)
+        if ref is not None:
+            ref.tell(change)
+
     @handles(ListSessions)
     def list_all(self, _: ListSessions) -> Wait[list[SessionRow]]:
         """The rows of all sessions."""
@@ -152,8 +188,8 @@ class Sessions(Actor):
                     self.ref.tell(CloseSession(row.user))
 
 
-def preferences(user: str, settings: SettingsInForce) -> Preferences:
-    """What a call goes by, out of the settings."""
+def preferences(user: str, settings: SettingsInForce, choices: Choices) -> Preferences:
+    """What a call goes by, out of the settings and the user's choices."""
     own, daemon = settings.user, settings.daemon
     return Preferences(
         user,
@@ -162,4 +198,5 @@ def preferences(user: str, settings: SettingsInForce) -> Preferences:
         own.admission,
         own.auto_fallback_to_local,
         own.clamp_to_budget,
+        choices,
     )

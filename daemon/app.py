@@ -42,6 +42,7 @@ from actors.store.price_book import PriceBook, open_price_book
 from actors.store.sqlite import Store, open_store
 from actors.supervise import Supervisor
 from actors.tokenizer import open_tokenizer
+from actors.users import Users
 from daemon import systemd
 from daemon.config import AlertsSection, Config
 from daemon.log import Lines
@@ -127,7 +128,9 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
             recovery = asyncio.get_running_loop().create_task(recover(budget, dispatched, left_open, sent))
             await asyncio.wait([recovery], timeout=RECOVERY_WAIT_S)
             pool = await actors.start(lambda: ProviderPool(actors, sources, transports["probes"], events, clock))
-            sessions = await actors.start(lambda: Sessions(actors, settings, clock))
+            choice_watchers: dict[Ref[Any], None] = {}
+            users = await actors.start(lambda: Users(store, clock, choice_watchers))
+            sessions = await actors.start(lambda: Sessions(actors, settings, users, clock))
             completions = Completions(
                 sessions=sessions,
                 budget=budget,
@@ -152,6 +155,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 ledger,
                 budget,
                 pool,
+                users,
                 sessions,
                 completions,
                 keys,

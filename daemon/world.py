@@ -21,6 +21,7 @@ from actors.session import Sessions
 from actors.settings import SettingsActor
 from actors.store.sqlite import Store
 from actors.supervise import Supervisor
+from actors.users import Users
 
 
 class Counts(Struct):
@@ -38,6 +39,7 @@ class World(Struct):
     ledger: Ref[Ledger]
     budget: Ref[BudgetActor]
     pool: Ref[ProviderPool]
+    users: Ref[Users]
     sessions: Ref[Sessions]
     completions: Completions
     keys: Ref[Idempotency]

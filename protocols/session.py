@@ -9,6 +9,9 @@ from msgspec import Struct
 from protocols.request import Request
 from protocols.rpc import Params, Right
 from protocols.settings import Admission
+from protocols.users import Choices
+
+NOTHING_CHOSEN = Choices()
 
 
 class Preferences(Struct, frozen=True):
@@ -20,6 +23,7 @@ class Preferences(Struct, frozen=True):
     admission: Admission = "strict"
     auto_fallback_to_local: bool = False
     clamp_to_budget: bool = False
+    choices: Choices = NOTHING_CHOSEN
 
 
 class SessionRow(Struct):
@@ -53,9 +57,10 @@ class CloseSession(Request[None], frozen=True):
 
 
 class Spent(Request[None], frozen=True):
-    """Session: a call ended and cost this many nano-dollars."""
+    """Session: a call ended and cost this many nano-dollars; `answered_by` is the id of the model that answered, if one did."""
 
     cost_nano_usd: int
+    answered_by: str | None = None
 
 
 class ListSessions(Request[list[SessionRow]], frozen=True):

@@ -24,6 +24,7 @@ from actors.settings import SettingsActor
 from actors.store.dispatched import Dispatched, open_dispatched
 from actors.store.sqlite import Store, open_store
 from actors.supervise import Supervisor
+from actors.users import Users
 from protocols.audit import Actor
 from protocols.budget import ReadBooks, Reserve, Settle, Standing
 from protocols.chat import TokenCount
@@ -120,7 +121,7 @@ class Books:
         store: Store,
         actors: Supervisor,
         dispatched: Dispatched,
-        refs: tuple[Ref[SettingsActor], Ref[Ledger], Ref[BudgetActor]],
+        refs: tuple[Ref[SettingsActor], Ref[Ledger], Ref[BudgetActor], Ref[Users]],
         ids: Ids,
     ) -> None:
         self.folder = folder
@@ -128,7 +129,7 @@ class Books:
         self.store = store
         self.actors = actors
         self.dispatched = dispatched
-        self.settings, self.ledger, self.budget = refs
+        self.settings, self.ledger, self.budget, self.users = refs
         self.ids = ids
 
     def start(self, user: str = "ana", app: str = "editor", provider: str = "openai", **fields: Any) -> AttemptStart:
@@ -241,8 +242,10 @@ async def open_books(
                     lost = outcome_of_lost(hold, sent=sent is None or hold.start.usage_id in sent)
                     await budget.call(Settle(hold.start.usage_id, lost))
                 dispatched.start_over()
+                choice_watchers: dict[Ref[Any], None] = {}
+                users = await actors.start(lambda: Users(store, clock, choice_watchers))
                 ids = Ids(clock.now_us, await last_id(store))
-                yield Books(folder, clock, store, actors, dispatched, (settings, ledger, budget), ids)
+                yield Books(folder, clock, store, actors, dispatched, (settings, ledger, budget, users), ids)
         finally:
             await store.close()
 

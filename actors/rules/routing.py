@@ -38,12 +38,15 @@ class Target(Struct, frozen=True, cache_hash=True):
 
 
 class Asked(Struct, frozen=True):
-    """What a call says about its model, and the defaults below it."""
+    """What a call says about its model, and the defaults below it; `user_models` are the user's own by their ids."""
 
     model: str | None
     provider: str | None
     allow_fallback: bool | None
     default_model: str | None
+    user_models: tuple[str, ...] = ()
+    conversation_model: str | None = None
+    user_default: str | None = None
     hint: str | None = None
 
 
@@ -108,16 +111,18 @@ def _chosen(asked: Asked, world: World, made: Plan) -> list[Target]:
         return [target]
     if asked.provider is not None:
         view = _provider(asked.provider, world, made.steps)
-        first = _first_of(view, world)
+        own = _own_at(view, asked)
+        first = own or _first_of(view, world)
         if first is None:
             raise NoEligibleModel(
                 f"provider `{view.name}` has listed no models yet and the config names none; name one: {view.name}:<model>"
             )
-        _take(made, "explicit_provider", first, f"the call names the provider `{view.name}`")
+        which = "" if own is None else "; the model is yours for it"
+        _take(made, "explicit_provider", first, f"the call names the provider `{view.name}`{which}")
         return [first]
-    if asked.default_model is not None:
-        target = _default(asked.default_model, world, made.steps)
-        _take(made, "daemon_default", target, "the setting `default_model`")
+    for reason, name, what in _defaults(asked):
+        target = _default(name, what, world, made.steps)
+        _take(made, reason, target, what)
         return [target]
     available = next(_lower(asked, world), None)
     if available is None:
@@ -157,11 +162,17 @@ def _contradicted(param: str, value: str, name: str) -> BadRequest:
 
 
 def _lower(asked: Asked, world: World) -> Iterator[Target]:
-    """What the lower steps give: the default, then the first model of each provider, simulated ones only if there is no other."""
+    """What the lower steps give: the user's model of a provider that is named beside the model, the defaults, then the first model of
+    each provider, simulated ones only if there is no other."""
     real = [v for v in world.views if not v.simulated]
-    if asked.default_model is not None:
+    if asked.model is not None and asked.provider is not None:
+        view = _provider(asked.provider, world, [])
+        beside = _own_at(view, asked) or _first_of(view, world)
+        if beside is not None and (not real or view in real):
+            yield beside
+    for _, name, _ in _defaults(asked):
         with suppress(QuorumError):  # a wrong default is no candidate; it is reported where it is the choice
-            target = resolve(asked.default_model, None, world, [])
+            target = resolve(name, None, world, [])
             if not real or any(v.name == target.provider for v in real):
                 yield target
     ranked = sorted(real or world.views, key=lambda v: v.state not in AVAILABLE)
@@ -171,13 +182,51 @@ def _lower(asked: Asked, world: World) -> Iterator[Target]:
             yield first
 
 
-def _default(name: str, world: World, steps: list[Step]) -> Target:
-    """The default model; a wrong one is told with where it stands."""
+def _own_at(view: ProviderView, asked: Asked) -> Target | None:
+    """The user's own model of a provider."""
+    own = next((parts[1] for parts in map(split_model_id, asked.user_models) if parts and parts[0] == view.name), None)
+    return None if own is None else Target(view.name, own)
+
+
+def _defaults(asked: Asked) -> Iterator[tuple[Reason, str, str]]:
+    """The defaults that apply, the nearest to the call first, and where each stands."""
+    if asked.conversation_model is not None:
+        yield "conversation_default", asked.conversation_model, "the conversation's default model"
+    if asked.user_default is not None:
+        yield "user_default", asked.user_default, "your default model (`daemonctl prefer`)"
+    if asked.default_model is not None:
+        yield "daemon_default", asked.default_model, "the setting `default_model`"
+
+
+def _default(name: str, what: str, world: World, steps: list[Step]) -> Target:
+    """A default model; a wrong one is told with where it stands."""
     try:
         return resolve(name, None, world, steps)
     except QuorumError as wrong:
-        message = f"the setting `default_model` is wrong: {wrong.message}"
-        raise type(wrong)(message, detail=wrong.detail) from wrong
+        raise type(wrong)(f"{what} is wrong: {wrong.message}", detail=wrong.detail) from wrong
+
+
+def resolve_choice(model: str | None, provider: str | None, world: World) -> Target:
+    """What a user chooses, as a target; its model is empty when only a provider is named. Raises as `resolve` does."""
+    if model is not None:
+        return resolve(model, provider, world, [])
+    if provider is None:
+        raise BadRequest("name a model, or a provider of which you have one")
+    return Target(_provider(provider, world, []).name, "")
+
+
+def unlisted_why(target: Target, world: World) -> str | None:
+    """Why a model may not be there: neither its provider, which lists others, nor the config has it. The nearest are named."""
+    view = world.view(target.provider)
+    if not target.model or view is None or not view.models:
+        return None
+    prefix = f"{view.name}:"
+    known = [*view.models, *(key.removeprefix(prefix) for key in world.entries if key.startswith(prefix))]
+    if target.model in known:
+        return None
+    near = nearest_models(target.model, known, 1)
+    hint = f"; the nearest is `{prefix}{near[0]}`" if near else "; `daemonctl models` lists what there is"
+    return f"`{view.name}` does not list `{target.model}`, which is kept all the same{hint}"
 
 
 def resolve(name: str, provider: str | None, world: World, steps: list[Step]) -> Target:

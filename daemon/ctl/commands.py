@@ -11,6 +11,8 @@ COMMANDS = (
     Entry("recommend", "Names the model for a task at each quality tier; nobody is called."),
     Entry("models", "Lists the models, their prices and whether they can be called."),
     Entry("providers", "Lists the providers, their state and how fast they answer."),
+    Entry("prefer", "Sets your default model, or your model of a provider, or lists them."),
+    Entry("users", "Lists the users who chose a model."),
     Entry("sessions", "Lists the users whose context is live, and what they spent since."),
     Entry("spend", "Shows what is spent, held and left of each limit, and sums it up."),
     Entry("usage", "Lists the attempts, newest first: who called what, and what it cost."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daemon.methods import alerts, chat, events, ledger, overrides, providers, sessions, settings, status, usage
+from daemon.methods import alerts, chat, events, ledger, overrides, providers, sessions, settings, status, usage, users
 from daemon.methods.method import Caller, Method
 from protocols.alerts import Alerts
 from protocols.audit import Audit
@@ -16,6 +16,16 @@ from protocols.session import Sessions
 from protocols.settings import SettingsGet, SettingsSet, SettingsShow, SettingsUnset
 from protocols.status import Status
 from protocols.usage import Holds, HoldsResolve, LedgerVerify, SpendQuery, UsageQuery
+from protocols.users import (
+    AddModel,
+    GetDefault,
+    ListModels,
+    RemoveModel,
+    Resolve,
+    SetConversationDefault,
+    SetDefault,
+    Users,
+)
 
 METHODS: dict[str, Method] = {
     method.params.method: method
@@ -28,6 +38,14 @@ METHODS: dict[str, Method] = {
         Method(Providers, providers.providers),
         Method(Recommend, providers.recommend),
         Method(Sessions, sessions.sessions),
+        Method(Users, users.users),
+        Method(SetDefault, users.set_default),
+        Method(AddModel, users.add),
+        Method(RemoveModel, users.remove),
+        Method(GetDefault, users.get_default),
+        Method(ListModels, users.list_models),
+        Method(Resolve, users.resolved),
+        Method(SetConversationDefault, users.set_conversation_default),
         Method(SpendQuery, usage.spend),
         Method(UsageQuery, usage.usage),
         Method(Alerts, alerts.alerts),

@@ -19,7 +19,7 @@ async def books(tmp_path):
 
 @pytest.fixture
 async def sessions(books):
-    return await books.actors.start(lambda: Sessions(books.actors, books.settings, books.clock))
+    return await books.actors.start(lambda: Sessions(books.actors, books.settings, books.users, books.clock))
 
 
 async def live(sessions):

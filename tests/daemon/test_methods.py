@@ -255,13 +255,18 @@ class TestRights:
             assert {s["user"] for s in ask(lines, "sessions")["sessions"]} >= {"root", "daemon/bob", "nobody"}
             assert {r["user"] for r in ask(lines, "usage", user="@daemon")["rows"]} == {"daemon/bob"}
 
-    @pytest.mark.parametrize("method", ["usage", "spend", "settings.show", "explain"])
+    @pytest.mark.parametrize(
+        "method",
+        [m for m, each in METHODS.items() if "user" in each.params.__struct_fields__ and each.params.right == "use"],
+    )
     def test_nobody_gets_at_anothers_by_naming_them(self, daemon, method):
-        more = CHAT if method == "explain" else {}
+        right = malformed.PARAMS[method][0]
         with somebody(daemon) as lines:
-            code, message = ask(lines, method, user="@root", **more)
-            assert (code, "`operate`" in message) == ("forbidden", True)
-            assert ask(lines, method, user="root/x", **more)[0] == "bad_request"
+            for named in ("@root", "@root/x"):
+                code, message = ask(lines, method, **right | {"user": named})
+                assert (code, "`operate`" in message) == ("forbidden", True)
+            for named in ("root/x", "../root", "a/../../root"):
+                assert ask(lines, method, **right | {"user": named})[0] == "bad_request"
 
     @pytest.mark.parametrize("before", [2**63, 2**64 - 1, 10**30, -1])
     def test_a_number_that_no_entry_of_the_audit_has_is_a_wrong_one(self, daemon, before):

@@ -22,8 +22,10 @@ NEEDED = {
         *("chat", "explain", "recommend", "spend", "usage", "alerts"),
         *("settings.show", "settings.get", "settings.set", "settings.unset"),
         *("overrides.grant", "overrides.list", "overrides.revoke"),
+        *("user_models.set_default", "user_models.add", "user_models.remove", "user_models.get_default"),
+        *("user_models.list", "user_models.resolved", "conversations.set_default"),
     ),
-    "operate": ("holds", "ledger.verify", "audit"),
+    "operate": ("users", "holds", "ledger.verify", "audit"),
     "admin": ("holds.resolve",),
 }
 """The interface's table."""

@@ -1,8 +1,11 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from actors.rules.catalogue import ModelConfig
-from actors.rules.routing import Asked, World, nearest_models, plan
+from actors.rules.routing import Asked, World, nearest_models, plan, resolve_choice, unlisted_why
+from protocols.errors import BadRequest, UnknownProvider
 from protocols.provider import ProviderView
 
 
@@ -339,3 +342,126 @@ class TestRetiredByItsVendor:
         router = view("openrouter", "anthropic/claude-3.5-sonnet")
         asked = "openrouter:anthropic/claude-3.5-sonnet"
         assert targets(planned((router,), model=asked)) == [asked]
+
+
+ROWS = [
+    ({"model": "anthropic:opus-4"}, "anthropic:opus-4", "explicit_model"),
+    ({"provider": "ollama", "user_models": ("ollama:mine", "openai:own")}, "ollama:mine", "explicit_provider"),
+    ({"conversation_model": "anthropic:talk"}, "anthropic:talk", "conversation_default"),
+    ({"user_default": "openai:own"}, "openai:own", "user_default"),
+    ({"default_model": "ollama:house"}, "ollama:house", "daemon_default"),
+    ({}, "openai:gpt-4o", "first_available"),
+]
+"""The order of what decides, highest first: what is said, what it gives alone, and its reason."""
+
+
+@pytest.mark.parametrize(("said", "target", "reason"), ROWS)
+def test_each_step_alone_decides(said, target, reason):
+    made = planned(**said)
+    assert (targets(made)[0], made.reason) == (target, reason)
+    assert (made.steps[-1].step, made.steps[-1].value) == (reason, target)
+
+
+@pytest.mark.parametrize(
+    ("higher", "lower"), [(h, low) for h in range(len(ROWS)) for low in range(h + 1, len(ROWS)) if (h, low) != (0, 1)]
+)
+def test_each_step_comes_before_each_lower_one_which_stands_by(higher, lower):
+    said, target, reason = ROWS[higher]
+    below, second, _ = ROWS[lower]
+    made = planned(allow_fallback=True, **(below | said))
+    assert (targets(made)[:2], made.reason) == ([target, second], reason)
+
+
+def test_beside_a_model_its_provider_is_the_step_below():
+    asked = {"model": "ollama:x", "provider": "ollama", "user_models": ("ollama:mine",), "user_default": "openai:own"}
+    assert targets(planned(**asked)) == ["ollama:x"]
+    assert targets(planned(**asked, allow_fallback=True))[:3] == ["ollama:x", "ollama:mine", "openai:own"]
+
+
+def test_all_steps_at_once_stand_in_their_order_without_repeats():
+    said = {key: value for row, _, _ in ROWS[2:] for key, value in row.items()}
+    made = planned(**said)
+    assert targets(made) == [
+        "anthropic:talk",
+        "openai:own",
+        "ollama:house",
+        "openai:gpt-4o",
+        "anthropic:opus-4",
+        "ollama:llama3:8b",
+    ]
+    assert targets(planned(**dict.fromkeys(said, "openai:gpt-4o")))[:2] == ["openai:gpt-4o", "anthropic:opus-4"]
+
+
+def test_an_explicit_provider_with_another_default_of_the_user_ends_at_the_explicit_provider():
+    own = {"user_default": "openai:own", "user_models": ("openai:own",)}
+    made = planned(provider="claude", **own)
+    assert (targets(made), made.reason) == (["anthropic:opus-4"], "explicit_provider")
+    made = planned([replace(CLAUDE, state="open"), OPENAI], provider="claude", **own)
+    assert (made.targets, made.fault.code) == ([], "provider_unavailable")
+
+
+def test_a_users_model_of_a_provider_is_found_by_the_providers_alias():
+    assert targets(planned(provider="claude", user_models=("openai:a", "anthropic:mine"))) == ["anthropic:mine"]
+
+
+@pytest.mark.parametrize(
+    ("said", "where"),
+    [
+        ({"user_default": "gone:m", "default_model": "openai:x"}, "your default model (`daemonctl prefer`)"),
+        ({"conversation_model": "gone:m", "user_default": "openai:x"}, "the conversation's default model"),
+    ],
+)
+def test_a_default_whose_provider_is_gone_is_told_with_where_it_stands_and_not_replaced(said, where):
+    made = planned(**said)
+    assert (made.targets, made.fault.code) == ([], "unknown_provider")
+    assert made.fault.message.startswith(f"{where} is wrong: there is no provider `gone`")
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "target", "why"),
+    [
+        ("openai:gpt-4o", None, "openai:gpt-4o", None),
+        ("gpt-4o", "openai", "openai:gpt-4o", None),
+        ("fast", None, "openai:gpt-4o-mini", None),
+        ("openai:mine", None, "openai:mine", None),
+        ("empty:any", None, "empty:any", None),
+        (None, "claude", "anthropic:", None),
+        ("opus-5", "claude", "anthropic:opus-5", "does not list `opus-5`, which is kept all the same; the nearest is"),
+        ("zzz", "claude", "anthropic:zzz", "`daemonctl models` lists what there is"),
+    ],
+)
+def test_a_choice_is_a_target_and_one_that_its_provider_does_not_list_is_warned_about(model, provider, target, why):
+    world = World((*VIEWS, view("empty")), {"openai:mine": ModelConfig()}, ALIASES)
+    chosen = resolve_choice(model, provider, world)
+    assert str(chosen) == target
+    warning = unlisted_why(chosen, world)
+    assert (warning is None) if why is None else (why in warning)
+
+
+def test_a_choice_of_nothing_or_of_a_provider_that_is_not_there_is_refused():
+    world = World(VIEWS, {}, ALIASES)
+    with pytest.raises(UnknownProvider, match="did you mean `anthropic`"):
+        resolve_choice(None, "antropic", world)
+    with pytest.raises(BadRequest, match="name a model"):
+        resolve_choice(None, None, world)
+
+
+NAMES = st.none() | st.sampled_from(
+    ["openai:gpt-4o", "anthropic:opus-4", "ollama:x", "sim:sim", "gone:m", "fast", "gpt-4o"]
+)
+
+
+@given(
+    model=st.sampled_from(["openai:gpt-4o", "anthropic:new", "claude:opus-4", "fast", "sim:sim"]),
+    own=st.lists(st.sampled_from(["openai:gpt-4o", "anthropic:x", "ollama:y", "gone:z"])).map(tuple),
+    defaults=st.tuples(NAMES, NAMES, NAMES),
+    fallback=st.none() | st.booleans(),
+)
+def test_an_available_model_that_the_call_names_is_the_first_target_whatever_else_is_set(
+    model, own, defaults, fallback
+):
+    lower = dict(zip(("conversation_model", "user_default", "default_model"), defaults, strict=True))
+    made = planned(model=model, user_models=own, allow_fallback=fallback, **lower)
+    meant = {"claude:opus-4": "anthropic:opus-4", "fast": "openai:gpt-4o-mini"}.get(model, model)
+    assert (targets(made)[0], made.reason, made.fault) == (meant, "explicit_model", None)
+    assert len(set(made.targets)) == len(made.targets)

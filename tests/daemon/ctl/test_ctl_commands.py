@@ -82,6 +82,23 @@ RECOMMENDED = {
     "premium": {"model": "openai:gpt-4o", "why": "the highest quality"},
     "ways_out": {"budget": "get a local one"},
 }
+CHOSEN = {
+    "provider": "openai",
+    "model": "gpt-4o-mini",
+    "is_default": True,
+    "parameters": {"defaults": {"temperature": 0.5}, "overrides": {"max_tokens": 100}},
+    "metadata": {},
+    "use_count": 1200,
+    "created_at": "2026-01-02T03:04:05.678Z",
+    "updated_at": "2026-01-02T03:04:05.678Z",
+}
+USER = {
+    "user": "ana/bob",
+    "created_at": "2026-01-02T03:04:05.678Z",
+    "default_model": None,
+    "models": 2,
+    "conversations": 1001,
+}
 SESSION = {
     "user": "ana",
     "app": "editor",
@@ -231,6 +248,45 @@ CASES = [
         ["openai:gpt-4o-mini", "the best for its money", "get a local one", "narrative", "2,500"],
     ),
     ("providers", "providers", {}, {"providers": [PROVIDER]}, ["open", "5 errors in a row", "https://api.openai.com"]),
+    ("users", "users", {}, {"users": [USER]}, ["ana/bob", "- ", "1,001", "2026-01-02T03:04:05Z"]),
+    ("users", "users", {}, {"users": []}, ["nobody chose a model yet"]),
+    (
+        "prefer openai:gpt-4o-mini",
+        "user_models.set_default",
+        {"model": "openai:gpt-4o-mini"},
+        {"model": CHOSEN, "warnings": []},
+        ["openai:gpt-4o-mini is the default"],
+    ),
+    (
+        "prefer --provider openai gpt-4o-mini --user bob",
+        "user_models.add",
+        {"provider": "openai", "model": "gpt-4o-mini", "user": "bob"},
+        {"model": {**CHOSEN, "is_default": False}, "warnings": []},
+        ["openai:gpt-4o-mini is the model for `openai`"],
+    ),
+    (
+        "prefer --conversation c1 openai:gpt-4o-mini",
+        "conversations.set_default",
+        {"conversation": "c1", "model": "openai:gpt-4o-mini"},
+        {"conversation": "c1", "model": "openai:gpt-4o-mini", "warnings": []},
+        ["conversation `c1`: openai:gpt-4o-mini"],
+    ),
+    (
+        "prefer --conversation c1 --remove",
+        "conversations.set_default",
+        {"conversation": "c1", "model": None},
+        {"conversation": "c1", "model": None, "warnings": []},
+        ["conversation `c1`: no default of its own"],
+    ),
+    ("prefer --provider openai --remove", "user_models.remove", {"provider": "openai"}, {}, ["forgotten"]),
+    (
+        "prefer --list",
+        "user_models.list",
+        {},
+        {"models": [CHOSEN]},
+        ["gpt-4o-mini", "yes", "1,200", "temperature=0.5, max_tokens=100!"],
+    ),
+    ("prefer --list --user bob", "user_models.list", {"user": "bob"}, {"models": []}, ["nothing chosen"]),
     ("sessions", "sessions", {}, {"sessions": [SESSION]}, ["editor", "1 min 1 s", "$12.50", "2026-01-02T03:04:05Z"]),
     ("spend", "spend", {}, {"scopes": [SCOPE]}, ["user:ana", "none", "$3.00"]),
     (
@@ -543,3 +599,27 @@ def test_durations_have_two_units(seconds, text):
 )
 def test_cells(value, text):
     assert plain(value) == text
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("prefer", "which model?"),
+        ("prefer --list m", "lists everything"),
+        ("prefer --list --remove", "lists everything"),
+        ("prefer --remove", "needs --provider or --conversation"),
+        ("prefer --remove --provider p m", "and no model"),
+        ("prefer --provider p --conversation c m", "leave one of them out"),
+    ],
+)
+def test_a_preference_that_means_nothing_is_wrong_usage(ctl, typed, said):
+    ran = ctl(*typed.split(" "))
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert said in ran.stderr
+
+
+def test_a_preference_that_is_not_listed_is_kept_with_a_warning(daemon, ctl):
+    warning = {"code": "not_listed", "message": "`openai` does not list `gpt-4p`; the nearest is `openai:gpt-4o`"}
+    daemon.table["user_models.set_default"] = {"model": CHOSEN, "warnings": [warning]}
+    ran = ctl("prefer", "openai:gpt-4p")
+    assert (ran.returncode, ran.stderr) == (0, f"warning: {warning['message']}\n")

@@ -1,0 +1,188 @@
+"""A user's choices over real connections: who answers, with which parameters, and what is held for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import running_daemon
+import simulated_provider
+from running_daemon import Daemon, eventually, priced, provider
+from simulated_provider import Provider
+
+from protocols.errors import BadRequest, NotFound, QuorumError, UnknownProvider
+
+HI = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Provider]:
+    with simulated_provider.running(models=["sim", "sim-large"]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def daemon(upstream: Provider) -> Iterator[Daemon]:
+    config = provider("one", "openai", upstream.base_url("openai"), local=False)
+    config += provider("two", "anthropic", upstream.base_url("anthropic"), local=False)
+    config += priced("one:sim", "one:sim-large", "two:sim", "two:sim-large")
+    config += '[aliases]\nlarge = "two:sim-large"\nsecond = "two"\n[settings]\ndefault_model = "one:sim"\n'
+    with running_daemon.running(config) as daemon:
+        eventually(lambda: len(daemon.call("models")["models"]) >= 4, "both providers list their models")
+        yield daemon
+
+
+@pytest.fixture(autouse=True)
+def fresh(upstream: Provider) -> None:
+    upstream.reset()
+
+
+def ask(daemon: Daemon, user: str, **more: Any) -> Any:
+    return daemon.call("chat", messages=HI, user=user, **more)
+
+
+def gave(answer: Any) -> tuple[str, str]:
+    return answer["model_used"], answer["decision"]["reason"]
+
+
+def test_each_step_decides_as_soon_as_it_is_chosen_whatever_the_connection(daemon):
+    with daemon.connect(app="editor") as editor, daemon.connect(app="other") as other:
+
+        def answered(**more: Any) -> tuple[str, str]:
+            return gave(editor.call("chat", messages=HI, user="steps", **more))
+
+        assert answered() == ("one:sim", "daemon_default")
+        other.call("user_models.set_default", model="large", user="steps")
+        assert answered() == ("two:sim-large", "user_default")
+        other.call("conversations.set_default", conversation="c1", model="one:sim-large", user="steps")
+        assert answered(conversation="c1") == ("one:sim-large", "conversation_default")
+        assert answered(conversation="c2") == ("two:sim-large", "user_default")
+        assert answered(provider="one", conversation="c1") == ("one:sim", "explicit_provider")
+        other.call("user_models.add", provider="one", model="sim-large", user="steps")
+        assert answered(provider="one", conversation="c2") == ("one:sim-large", "explicit_provider")
+        assert answered(model="two:sim", conversation="c1") == ("two:sim", "explicit_model")
+        other.call("conversations.set_default", conversation="c1", model=None, user="steps")
+        assert answered(conversation="c1") == ("two:sim-large", "user_default")
+        other.call("user_models.remove", provider="second", user="steps")
+        assert answered(conversation="c1") == ("one:sim", "daemon_default")
+
+
+def test_choices_of_one_user_are_nothing_to_another(daemon):
+    daemon.call("user_models.set_default", model="two:sim", user="mine")
+    assert gave(ask(daemon, "others")) == ("one:sim", "daemon_default")
+
+
+@pytest.mark.parametrize("dialect", ["one", "two"])
+def test_parameters_reach_the_provider_and_the_decision_tells_them(daemon, upstream, dialect):
+    parameters = {"defaults": {"temperature": 0.25, "top_p": 0.5}, "overrides": {"max_tokens": 77}}
+    chosen = daemon.call("user_models.add", model=f"{dialect}:sim", user="cool", parameters=parameters)
+    assert chosen["model"]["parameters"] == parameters
+    answer = ask(daemon, "cool", model=f"{dialect}:sim", max_tokens=500, top_p=0.75)
+    (sent,) = [chat["body"] for chat in upstream.chats(bodies=True)]
+    assert (sent["max_tokens"], sent["temperature"], sent["top_p"]) == (77, 0.25, 0.75)
+    steps = {step["step"]: step["value"] for step in answer["decision"]["steps"]}
+    assert steps["parameter_defaults"] == "temperature = 0.25"
+    assert steps["parameter_overrides"] == "max_tokens = 77"
+    explained = daemon.call("explain", messages=HI, user="cool", model=f"{dialect}:sim", max_tokens=500, top_p=0.75)
+    assert explained["decision"] == answer["decision"]
+
+
+def test_parameters_are_those_of_the_model_and_of_no_other(daemon, upstream):
+    daemon.call("user_models.add", model="one:sim", user="picky", parameters={"overrides": {"temperature": 0.25}})
+    answer = ask(daemon, "picky", model="one:sim-large")
+    (sent,) = [chat["body"] for chat in upstream.chats(bodies=True)]
+    assert "temperature" not in sent
+    assert [step["step"] for step in answer["decision"]["steps"]] == ["explicit_model"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "said", "longest"), [("overrides", 900, 100), ("defaults", None, 100), ("defaults", 900, 900)]
+)
+def test_what_is_held_is_the_bound_of_what_is_sent(daemon, layer, said, longest):
+    more = {} if said is None else {"max_tokens": said}
+    plain = daemon.call("explain", messages=HI, user="plain", model="one:sim", max_tokens=longest)
+    daemon.call("user_models.add", model="one:sim", user="bound", parameters={layer: {"max_tokens": 100}})
+    bound = daemon.call("explain", messages=HI, user="bound", model="one:sim", **more)["decision"]["bound_nano_usd"]
+    assert bound == plain["decision"]["bound_nano_usd"]
+    answer = ask(daemon, "bound", model="one:sim", **more)
+    assert answer["decision"]["bound_nano_usd"] == bound
+    (row,) = daemon.database("SELECT held FROM usage WHERE id = ?", answer["usage_id"])
+    assert row["held"] == bound
+
+
+def test_an_override_of_the_longest_answer_fits_a_budget_that_the_request_would_pass(daemon):
+    bound = daemon.call("explain", messages=HI, user="tight", model="one:sim", max_tokens=100)["decision"]
+    daemon.call("settings.set", key="month_usd", value=bound["bound_nano_usd"] / 1e9, user="tight")
+    with pytest.raises(QuorumError) as refused:
+        ask(daemon, "tight", model="one:sim", max_tokens=5000)
+    assert refused.value.code == "override_required"
+    daemon.call("user_models.add", model="one:sim", user="tight", parameters={"overrides": {"max_tokens": 100}})
+    assert ask(daemon, "tight", model="one:sim", max_tokens=5000)["text"]
+
+
+def test_resolved_is_where_a_call_goes(daemon):
+    parameters = {"defaults": {"seed": 7}, "overrides": {}}
+    daemon.call("user_models.set_default", model="two:sim", user="asks", parameters=parameters)
+    found = daemon.call("user_models.resolved", user="asks")
+    assert (found["model"], found["reason"], found["parameters"]) == ("two:sim", "user_default", parameters)
+    assert found["targets"] == ask(daemon, "asks")["decision"]["targets"]
+    other = daemon.call("user_models.resolved", user="asks", provider="one")
+    assert (other["model"], other["reason"]) == ("one:sim", "explicit_provider")
+    nowhere = daemon.call("user_models.resolved", user="asks", provider="oen")
+    assert (nowhere["model"], nowhere["targets"], nowhere["fault"]["code"]) == (None, [], "unknown_provider")
+
+
+def test_a_model_that_is_not_listed_is_kept_with_the_nearest(daemon):
+    chosen = daemon.call("user_models.add", provider="one", model="sim-larg", user="typo")
+    assert chosen["model"]["model"] == "sim-larg"
+    (warning,) = chosen["warnings"]
+    assert (warning["code"], "`one:sim-large`" in warning["message"]) == ("not_listed", True)
+    assert daemon.call("user_models.add", provider="one", model="sim-large", user="typo")["warnings"] == []
+    talk = daemon.call("conversations.set_default", conversation="c", model="two:sim-larg", user="typo")
+    assert (talk["model"], talk["warnings"][0]["code"]) == ("two:sim-larg", "not_listed")
+
+
+@pytest.mark.parametrize(
+    ("said", "fault", "message"),
+    [
+        ({"provider": "oen", "model": "sim"}, UnknownProvider, "did you mean `one`"),
+        ({"model": "oen:sim"}, UnknownProvider, "there are: one, two"),
+        ({"provider": "one", "model": "two:sim"}, BadRequest, "leave one of them out"),
+        ({}, BadRequest, "name a model"),
+        ({"provider": "one"}, NotFound, "has no model at `one` yet"),
+        ({"model": ""}, BadRequest, "model"),
+        ({"model": "one:sim", "parameters": {"defaults": {"temperature": 3}}}, BadRequest, "temperature"),
+        ({"model": "one:sim", "parameters": {"override": {}}}, BadRequest, "override"),
+    ],
+)
+def test_a_wrong_choice_is_refused_and_nothing_is_stored(daemon, said, fault, message):
+    with pytest.raises(fault, match=message):
+        daemon.call("user_models.set_default", user="wrong", **said)
+    assert daemon.call("user_models.list", user="wrong")["models"] == []
+    assert daemon.call("user_models.get_default", user="wrong") == {"model": None}
+
+
+def test_a_default_whose_provider_left_the_config_says_so_and_can_be_taken_back(upstream):
+    both = [provider(name, "openai", upstream.base_url()) for name in ("one", "two")]
+    with running_daemon.running("".join(both)) as daemon:
+        daemon.call("user_models.set_default", model="two:sim")
+        daemon.stop()
+        daemon.configure(both[0])
+        daemon.start()
+        with pytest.raises(UnknownProvider, match=r"your default model .* is wrong: there is no provider `two`"):
+            daemon.call("chat", messages=HI)
+        daemon.call("user_models.remove", provider="two")
+        assert daemon.call("chat", messages=HI)["model_used"] == "one:sim"
+
+
+def test_answers_are_counted_and_users_are_listed(upstream):
+    with running_daemon.running(provider("one", "openai", upstream.base_url())) as daemon:
+        daemon.call("user_models.set_default", model="one:sim", user="u")
+        for _ in range(3):
+            daemon.call("chat", messages=HI, user="u")
+        assert daemon.call("user_models.get_default", user="u")["model"]["use_count"] == 3
+        daemon.restart()
+        assert daemon.call("user_models.get_default", user="u")["model"]["use_count"] == 3
+        (row,) = daemon.call("users")["users"]
+        assert (row["user"].endswith("/u"), row["default_model"], row["models"]) == (True, "one:sim", 1)
