@@ -407,14 +407,14 @@ def test_a_users_model_of_a_provider_is_found_by_the_providers_alias():
 @pytest.mark.parametrize(
     ("said", "where"),
     [
-        ({"user_default": "gone:m", "default_model": "openai:x"}, "your default model (`daemonctl prefer`)"),
-        ({"conversation_model": "gone:m", "user_default": "openai:x"}, "the conversation's default model"),
+        ({"user_default": "left:m", "default_model": "openai:x"}, "your default model (`daemonctl prefer`)"),
+        ({"conversation_model": "left:m", "user_default": "openai:x"}, "the conversation's default model"),
     ],
 )
 def test_a_default_whose_provider_is_gone_is_told_with_where_it_stands_and_not_replaced(said, where):
     made = planned(**said)
     assert (made.targets, made.fault.code) == ([], "unknown_provider")
-    assert made.fault.message.startswith(f"{where} is wrong: there is no provider `gone`")
+    assert made.fault.message.startswith(f"{where} is wrong: there is no provider `left`")
 
 
 @pytest.mark.parametrize(
