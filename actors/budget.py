@@ -544,6 +544,7 @@ class BudgetActor(Actor):
         self._turns.move(self._accounts.posting)
         labels = self._accounts.labels  # while the clock was back, limits may have changed
         self._alert([account for account in self._accounts.balances if account.label in labels])
+        self._let_in()  # who waited has room here before whoever comes now
 
     def _fault(self, refused: Refusal, amount: int) -> OverBudget | BudgetHeld:
         resets_at = rfc3339(self._accounts.ends_at(refused.account.period) * MICRO)
