@@ -196,7 +196,7 @@ class BudgetActor(Actor):
     ) -> Admitted | Refusal:
         """Whether it may be held. Raises OverrideInvalid, whether there is room or not."""
         start = request.start
-        confirmed = self._is_confirmed(request.confirmed, start.user, start.model)
+        confirmed = self._is_confirmed(request.confirmed, start.user, start.model, amount)
         if not_ahead == 0 and has_room(posting.bounds, amount):
             return FITS
         soft = request.admission == "soft"
@@ -207,7 +207,7 @@ class BudgetActor(Actor):
         """Decides like a reservation and takes nothing."""
         posting = self._posting(request.user, request.app, request.provider, self._clock.now_us())
         amount = self._priced(posting, request.model, request.amount)
-        confirmed = self._is_confirmed(request.confirmed, request.user, request.model)
+        confirmed = self._is_confirmed(request.confirmed, request.user, request.model, amount)
         if has_room(posting.bounds, amount):
             return
         verdict = self._decide(posting, amount, soft=request.admission == "soft", confirmed=confirmed)
@@ -419,17 +419,21 @@ class BudgetActor(Actor):
 
     # --- overrides
 
-    def _is_confirmed(self, confirmed: Confirmed | None, user: str, model: str) -> bool:
-        """Whether there is a token and it is for this target; for another one it changes nothing. Raises OverrideInvalid."""
+    def _is_confirmed(self, confirmed: Confirmed | None, user: str, model: str, amount: NanoUSD) -> bool:
+        """Whether there is a token and it is for this target and for so much; for another one it changes nothing.
+
+        Raises OverrideInvalid.
+        """
         if confirmed is None:
             return False
-        return self._offers.model_of(confirmed.token, user, confirmed.body, self._accounts.labels) == model
+        good_for = self._offers.model_of(confirmed.token, user, confirmed.body, self._accounts.labels)
+        return good_for == model and self._offers.covers(confirmed.token, amount)
 
     @handles(OfferOverride)
     def offer(self, request: OfferOverride) -> Offer:
         """A token for one call."""
         self._turn(self._clock.now_us())
-        return self._offers.make(request.user, request.model, request.body, self._accounts.labels)
+        return self._offers.make(request.user, request.model, request.body, request.most, self._accounts.labels)
 
     @handles(CheckOverride)
     def check_override(self, request: CheckOverride) -> str:

@@ -350,7 +350,9 @@ class Completions:
         """The question to the user, with the token that answers it."""
         if isinstance(fault, OverrideRequired):
             run.body = run.body or chat_body_hash(run.call.chat)
-            offer = await self._budget.call(OfferOverride(run.call.user, str(target), run.body))
+            offer = await self._budget.call(
+                OfferOverride(run.call.user, str(target), run.body, run.quotes.of(target).bound or NanoUSD(0))
+            )
             fault.detail |= {"override_token": offer.token, "expires_at": offer.expires_at}
         return fault
 

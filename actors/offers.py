@@ -10,6 +10,7 @@ from actors.clock import MICRO, Clock, rfc3339
 from actors.rules.admission import account_name
 from protocols.budget import Offer
 from protocols.errors import OverrideInvalid
+from protocols.money import NanoUSD
 
 OFFER_S = 600.0
 """Seconds that a user has to say yes."""
@@ -24,6 +25,7 @@ class _Open(Struct, frozen=True):
     user: str
     model: str
     body: bytes
+    most: NanoUSD
     periods: tuple[str, ...]
     until: float
 
@@ -40,8 +42,8 @@ class Offers:
         self._open: dict[str, _Open] = {}
         self._of_account: dict[str, dict[str, None]] = {}
 
-    def make(self, user: str, model: str, body: bytes, periods: tuple[str, ...]) -> Offer:
-        """A new token; `periods` are the labels of the periods of now."""
+    def make(self, user: str, model: str, body: bytes, most: NanoUSD, periods: tuple[str, ...]) -> Offer:
+        """A new token for a call that comes to `most` at most; `periods` are the labels of the periods of now."""
         now = self._clock.monotonic()
         of_account = self._of_account.setdefault(account_name(user), {})
         while of_account:
@@ -51,7 +53,7 @@ class Offers:
             self.use(oldest)
         token = self._token()
         of_account[token] = None
-        self._open[token] = _Open(user, model, body, periods, now + OFFER_S)
+        self._open[token] = _Open(user, model, body, most, periods, now + OFFER_S)
         return Offer(token, rfc3339(self._clock.now_us() + round(OFFER_S * MICRO)))
 
     def model_of(self, token: str, user: str, body: bytes, periods: tuple[str, ...]) -> str:
@@ -63,6 +65,10 @@ class Offers:
             self.use(token)
             raise _invalid()
         return found.model
+
+    def covers(self, token: str, amount: NanoUSD) -> bool:
+        """Whether the user was told of so much when the token, which is good, was given out."""
+        return amount <= self._open[token].most
 
     def use(self, token: str) -> None:
         """It was good for one call, and that call has its hold."""

@@ -114,11 +114,15 @@ class Fits(Request[None], frozen=True):
 
 
 class OfferOverride(Request[Offer], frozen=True):
-    """A one-time token for a call that is over its user's budget, bound to user, model, request body and the periods of now."""
+    """A one-time token for a call that is over its user's budget, bound to user, model, request body and the periods of now.
+
+    It lets no call pass that may come to more than `most`, which is what the user was told.
+    """
 
     user: str
     model: str
     body: bytes
+    most: NanoUSD
 
 
 class CheckOverride(Request[str], frozen=True):

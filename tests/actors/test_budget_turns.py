@@ -38,6 +38,7 @@ from protocols.errors import (
     PriceUnknown,
     ShuttingDown,
 )
+from protocols.money import NanoUSD
 
 pytestmark = pytest.mark.anyio
 
@@ -329,7 +330,7 @@ class TestMarks:
 
 
 async def offered(books, user="ana"):
-    return (await books.budget.call(OfferOverride(user, "openai:gpt-4o", BODY))).token
+    return (await books.budget.call(OfferOverride(user, "openai:gpt-4o", BODY, NanoUSD(60)))).token
 
 
 def confirming(books, token, body=BODY, user="ana", **fields):

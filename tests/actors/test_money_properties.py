@@ -506,7 +506,7 @@ class Play:
 
     async def offer(self, user, amount):
         await self.rest()
-        offer = await self.books.budget.call(OfferOverride(user, "openai:gpt-4o", b"body"))
+        offer = await self.books.budget.call(OfferOverride(user, "openai:gpt-4o", b"body", NanoUSD(10**18)))
         bound_to = (user, self.now.month, self.now.day)
         self.tokens.append({"token": offer.token, "bound_to": bound_to, "until": self.clock.seconds + 600})
         if amount:

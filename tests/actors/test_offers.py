@@ -8,6 +8,7 @@ from worlds import TurnedClock, open_books
 from actors.offers import MOST, OFFER_S, Offers
 from protocols.budget import CheckOverride, OfferOverride
 from protocols.errors import OverrideInvalid
+from protocols.money import NanoUSD
 
 PERIODS = ("2027-03", "2027-03-10")
 MODEL = "anthropic:claude"
@@ -25,7 +26,7 @@ def offers(clock: TurnedClock) -> Offers:
 
 
 def made(offers: Offers) -> str:
-    return offers.make("ana", MODEL, b"body", PERIODS).token
+    return offers.make("ana", MODEL, b"body", NanoUSD(60), PERIODS).token
 
 
 def model_of(offers: Offers, token: str, user: str = "ana", body: bytes = b"body", periods=PERIODS) -> str:
@@ -61,7 +62,7 @@ def test_it_is_for_one_user_one_request_and_the_periods_of_then(offers, changed)
 
 @pytest.mark.anyio
 async def test_it_is_good_for_ten_minutes(offers, clock):
-    offer = offers.make("ana", MODEL, b"body", PERIODS)
+    offer = offers.make("ana", MODEL, b"body", NanoUSD(60), PERIODS)
     assert offer.expires_at == "2027-03-10T12:10:00.000Z"
     await clock.turn(OFFER_S - 0.001)
     assert model_of(offers, offer.token) == MODEL
@@ -105,7 +106,7 @@ def test_every_wrong_token_is_told_the_same_so_that_nothing_can_be_learnt_of_oth
 async def test_the_budget_takes_no_token_of_a_period_that_is_over(tmp_path, later):
     clock = TurnedClock("2027-03-10T23:59:00Z")
     async with open_books(tmp_path, clock=clock) as books:
-        token = (await books.budget.call(OfferOverride("ana", MODEL, b"body"))).token
+        token = (await books.budget.call(OfferOverride("ana", MODEL, b"body", NanoUSD(60)))).token
         await books.budget.call(CheckOverride(token, "ana", b"body"))
         clock.set(later)
         with pytest.raises(OverrideInvalid):
@@ -113,9 +114,9 @@ async def test_the_budget_takes_no_token_of_a_period_that_is_over(tmp_path, late
 
 
 def test_many_questions_of_one_account_take_nobody_elses_token(offers):
-    bobs = offers.make("bob", MODEL, b"body", PERIODS).token
+    bobs = offers.make("bob", MODEL, b"body", NanoUSD(60), PERIODS).token
     first = made(offers)
-    kids = offers.make("ana/kid", MODEL, b"body", PERIODS).token
+    kids = offers.make("ana/kid", MODEL, b"body", NanoUSD(60), PERIODS).token
     for _ in range(MOST):
         made(offers)
     assert model_of(offers, bobs, "bob") == MODEL

@@ -121,6 +121,22 @@ def test_an_override_of_the_longest_answer_fits_a_budget_that_the_request_would_
     assert ask(daemon, "tight", model="one:sim", max_tokens=5000)["text"]
 
 
+def test_a_confirmation_is_for_what_was_asked_and_not_for_longer_answers_that_came_to_be_since(daemon, upstream):
+    daemon.call("settings.set", key="month_usd", value=0.0001, user="dearer")
+    with pytest.raises(QuorumError) as asked:
+        ask(daemon, "dearer", model="one:sim")
+    daemon.call("user_models.add", model="one:sim", user="dearer", parameters={"overrides": {"max_tokens": 100_000}})
+    token = asked.value.detail["override_token"]
+    with pytest.raises(QuorumError) as again:
+        ask(daemon, "dearer", model="one:sim", override_token=token)
+    explained = daemon.call("explain", messages=HI, user="dearer", model="one:sim", override_token=token)
+    assert (again.value.code, explained["fault"]["code"]) == ("override_required", "override_required")
+    assert again.value.detail["estimated_nano_usd"] > asked.value.detail["estimated_nano_usd"]
+    assert upstream.chats() == []
+    token = again.value.detail["override_token"]
+    assert ask(daemon, "dearer", model="one:sim", override_token=token)["text"]
+
+
 def test_resolved_is_where_a_call_goes(daemon):
     parameters = {"defaults": {"seed": 7}, "overrides": {}}
     daemon.call("user_models.set_default", model="two:sim", user="asks", parameters=parameters)
