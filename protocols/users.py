@@ -11,7 +11,6 @@ from protocols.chat import MAX_TOKENS, ExplainedFault, Warned
 from protocols.request import Request
 from protocols.routing import Reason, Rejected, Step
 from protocols.rpc import Name, Params, Right
-from protocols.settings import Value
 
 MAX_CONVERSATIONS = 1000
 """Defaults of conversations that a user has at most; the one set longest ago goes first."""
@@ -44,7 +43,19 @@ class Layers(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 NO_LAYERS = Layers()
 
-Metadata = Annotated[dict[Name, Value], Meta(max_length=32)]
+Text = Annotated[str, Meta(max_length=1024)]
+
+Noted = (
+    Text
+    | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+    | float
+    | bool
+    | None
+    | Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=16)]
+)
+"""What both wires can carry, and small: it is in the audit twice, and in every answer that shows the model."""
+
+Metadata = Annotated[dict[Annotated[str, Meta(max_length=64)], Noted], Meta(max_length=32)]
 """What an app notes beside a model; the daemon only keeps it."""
 
 

@@ -106,7 +106,11 @@ class Frames:
         """See `Codec.append`."""
         start = len(out)
         out += b"\0\0\0\0"
-        _MSGPACK_OUT.encode_into(message, out, start + _LENGTH)
+        try:
+            _MSGPACK_OUT.encode_into(message, out, start + _LENGTH)
+        except BaseException:
+            del out[start:]  # half a frame would be read as the length of the next one
+            raise
         out[start : start + _LENGTH] = (len(out) - start - _LENGTH).to_bytes(_LENGTH, "big")
 
     def params(self, cls: type[P], raw: Raw) -> P:

@@ -170,6 +170,9 @@ def test_a_model_that_is_not_listed_is_kept_with_the_nearest(daemon):
         ({"model": ""}, BadRequest, "model"),
         ({"model": "one:sim", "parameters": {"defaults": {"temperature": 3}}}, BadRequest, "temperature"),
         ({"model": "one:sim", "parameters": {"override": {}}}, BadRequest, "override"),
+        ({"model": "one:sim", "metadata": {"a": 2**63}}, BadRequest, "metadata"),
+        ({"model": "one:sim", "metadata": {"a": ["x"] * 17}}, BadRequest, "metadata"),
+        ({"model": "one:sim", "metadata": {"a": ["x" * 257]}}, BadRequest, "metadata"),
     ],
 )
 def test_a_wrong_choice_is_refused_and_nothing_is_stored(daemon, said, fault, message):
@@ -177,6 +180,15 @@ def test_a_wrong_choice_is_refused_and_nothing_is_stored(daemon, said, fault, me
         daemon.call("user_models.set_default", user="wrong", **said)
     assert daemon.call("user_models.list", user="wrong")["models"] == []
     assert daemon.call("user_models.get_default", user="wrong") == {"model": None}
+
+
+def test_a_number_that_frames_can_not_carry_is_refused_in_a_line_of_json(daemon):
+    with daemon.json_lines() as client:
+        params = {"model": "one:sim", "user": "huge", "metadata": {"a": 10**30}}
+        client.send({"t": "call", "id": 1, "method": "user_models.add", "params": params})
+        (heard,) = client.until_end_of(1)
+    assert (heard["t"], heard.get("code")) == ("fault", "bad_request")
+    assert daemon.call("user_models.list", user="huge") == {"models": []}
 
 
 def test_a_default_whose_provider_left_the_config_says_so_and_can_be_taken_back(upstream):

@@ -415,3 +415,12 @@ class TestWhatTheDaemonSays:
         with pytest.raises(BadRequest) as refused:
             Frames(1000).params(Chat, msgspec.Raw(malformed.pack(params)))
         assert "canary" not in refused.value.message
+
+
+def test_a_message_that_no_frame_can_carry_leaves_nothing_before_the_next():
+    frames, out = Frames(1024), bytearray()
+    frames.append(out, Done(1, {}))
+    before = bytes(out)
+    with pytest.raises(OverflowError):
+        frames.append(out, Done(2, {"a": 10**30}))
+    assert bytes(out) == before
