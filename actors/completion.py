@@ -330,9 +330,8 @@ class Completions:
             return BudgetExceeded(over.message, detail=over.detail)
         quote, auto = run.quotes.of(target), run.preferences.auto_fallback_to_local
         forbidden = run.call.chat.allow_fallback is False
-        tokens = quote.prompt_tokens + quote.longest_answer
         failed = {attempt.model for attempt in run.attempts}
-        best = self._catalogue.best_local(run.views, tokens, failed)
+        best = self._catalogue.best_local(run.views, run.quotes.tokens, failed)
         local = None if best is None else Target(best.provider, best.id.partition(":")[2])
         way = way_out(auto_fallback=auto, forbidden=forbidden, local=local, may_override=over.may_override)
         if way == "local" and local is not None:

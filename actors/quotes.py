@@ -67,6 +67,11 @@ class Quotes:
             quote = self._made[target] = self._new(target)
         return quote
 
+    def tokens(self, provider: str, model: str) -> int:
+        """Tokens that prompt and answer have at most at this model, with the user's parameters for it."""
+        quote = self.of(Target(provider, model))
+        return quote.prompt_tokens + quote.longest_answer
+
     def request(self, target: Target) -> Chat:
         """The request with the user's parameters for this target."""
         parameters = self._preferences.choices.parameters

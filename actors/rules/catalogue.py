@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Protocol
 
 from msgspec import Meta, Struct
@@ -148,9 +148,12 @@ class Catalogue:
         return None if best is None else best.id
 
     def best_local(
-        self, views: tuple[ProviderView, ...], tokens: int = 0, failed: Collection[str] = ()
+        self,
+        views: tuple[ProviderView, ...],
+        tokens: Callable[[str, str], int] | None = None,
+        failed: Collection[str] = (),
     ) -> ModelInfo | None:
-        """The best local model that is available, has room for so many tokens and has not `failed`: by quality, then in config order.
+        """The best local model that is available, has room for its `tokens` and has not `failed`: by quality, then in config order.
 
         One whose context nobody knows counts as large enough. Simulated ones count only where there is nothing else.
         """
@@ -161,7 +164,11 @@ class Catalogue:
             if m.local
             and m.available
             and m.id not in failed
-            and (m.context_tokens is None or m.context_tokens >= tokens)
+            and (
+                m.context_tokens is None
+                or tokens is None
+                or m.context_tokens >= tokens(m.provider, m.id.partition(":")[2])
+            )
         ]
         return max(fitting, key=lambda m: m.quality or 0.0, default=None)
 

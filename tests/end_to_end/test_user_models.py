@@ -137,6 +137,20 @@ def test_a_confirmation_is_for_what_was_asked_and_not_for_longer_answers_that_ca
     assert ask(daemon, "dearer", model="one:sim", override_token=token)["text"]
 
 
+def test_the_longest_answer_of_a_paid_model_is_not_asked_of_the_local_one_that_stands_in(upstream):
+    config = provider("paid", "openai", upstream.base_url(), local=False) + priced("paid:sim")
+    config += provider("home", "ollama", upstream.base_url("ollama"))
+    config += '[models."home:sim"]\ncontext_tokens = 8192\nquality = 6\n'
+    with running_daemon.running(config) as daemon:
+        daemon.call("settings.set", key="month_usd", value=0.0001)
+        daemon.call("settings.set", key="auto_fallback_to_local", value=True)
+        daemon.call("user_models.add", model="paid:sim", parameters={"overrides": {"max_tokens": 16_000}})
+        eventually(lambda: daemon.call("models", local=True)["models"], "the local one is there")
+        explained = daemon.call("explain", messages=HI, model="paid:sim")["decision"]
+        answer = daemon.call("chat", messages=HI, model="paid:sim")
+        assert (answer["model_used"], explained) == ("home:sim", answer["decision"])
+
+
 def test_resolved_is_where_a_call_goes(daemon):
     parameters = {"defaults": {"seed": 7}, "overrides": {}}
     daemon.call("user_models.set_default", model="two:sim", user="asks", parameters=parameters)

@@ -177,7 +177,7 @@ def test_the_best_local_model_is_the_matrixs_best_unless_the_config_rates_anothe
     assert Catalogue({}, FreeBook()).best_local((ollama,)).id == "ollama:qwen3:32b"
     entries = {"ollama:unheard-of": ModelConfig(quality=9.0)}
     assert Catalogue(entries, FreeBook()).best_local((ollama,)).id == "ollama:unheard-of"
-    assert Catalogue({}, FreeBook()).best_local((ollama,), tokens=100_000).id == "ollama:llama3.2"
+    assert Catalogue({}, FreeBook()).best_local((ollama,), tokens=lambda *_: 100_000).id == "ollama:llama3.2"
 
 
 def test_the_longest_answer_is_the_configs_else_the_matrixs():
