@@ -253,6 +253,13 @@ class Completions:
         """The provider that an alias stands for; any other name as it is, since what was chosen may be gone from the config."""
         return name if name in self._sources else self._aliases.get(name, name)
 
+    async def views_priced(self) -> tuple[ProviderView, ...]:
+        """The providers once prices can be looked up, and after one of them has said what it has: for who compares models."""
+        await self._prices_known.wait()
+        views = await self._pool.call(ReadViews())
+        waits = any(view.state == "unknown" for view in views) and not any(view.models for view in views)
+        return await self._views_once_listed() if waits else views
+
     async def _views_once_listed(self) -> tuple[ProviderView, ...]:
         """The providers after one of them has said what it has: a call that comes right after the start waits for that."""
         try:

@@ -21,7 +21,8 @@ async def providers(world: World, _: Caller, __: Providers) -> ProviderList:
 
 async def models(world: World, _: Caller, params: Models) -> ModelList:
     """The models that the filters leave."""
-    views = await world.pool.call(ReadViews())
+    ranked = params.tier is not None
+    views = await (world.completions.views_priced() if ranked else world.pool.call(ReadViews()))
     if params.provider is not None and params.provider not in {v.name for v in views}:
         raise UnknownProvider(
             f"there is no provider `{params.provider}`; there are: {', '.join(v.name for v in views)}"
@@ -43,7 +44,7 @@ async def models(world: World, _: Caller, params: Models) -> ModelList:
 async def recommend(world: World, _: Caller, params: Recommend) -> Recommendation:
     """The model for a task at each tier; simulated ones only where there is nothing else."""
     wanted = task(params.task_type, world.tasks)
-    views = await world.pool.call(ReadViews())
+    views = await world.completions.views_priced()
     rows = world.catalogue.infos(tuple(v for v in views if not v.simulated) or views)
     found, ways_out = {}, {}
     for tier in get_args(Tier):

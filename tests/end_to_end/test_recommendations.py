@@ -72,3 +72,13 @@ def test_a_retired_model_is_refused_before_anything_is_sent(daemon, paid):
     with pytest.raises(UnknownModel, match=r"is retired; its successor is `anthropic:claude-sonnet-4-6`"):
         daemon.call("chat", messages=[{"role": "user", "content": "hi"}], model="anthropic:claude-3-5-sonnet-20241022")
     assert paid.chats() == []
+
+
+def test_right_after_the_start_a_comparison_waits_for_prices_and_models(paid):
+    config = running_daemon.provider("openai", "openai", paid.base_url(), local=False)
+    with running_daemon.running(config, start=False) as daemon:
+        (daemon.state / "prices.msgpack").unlink()
+        daemon.start()
+        assert daemon.call("recommend", task_type="tag")["balanced"]["model"] == "openai:gpt-4o-mini"
+        daemon.restart()
+        assert listed(daemon, tier="balanced")[0] == "openai:gpt-4o-mini"
