@@ -163,6 +163,14 @@ def judged(data: bytes) -> str:
     return "answered" if any(getattr(m, "id", None) == PING["id"] for m in heard) else "unfinished"
 
 
+def is_unfinished(frames: bytes) -> bool:
+    """Whether the last frame says that it is longer than what there is: a wrong length may swallow all that follows."""
+    at = 0
+    while at + 4 <= len(frames):
+        at += 4 + int.from_bytes(frames[at : at + 4], "big")
+    return at != len(frames)
+
+
 class TestNonsense:
     def test_thousands_of_wrong_frames_and_nobody_else_notices(self, daemon):
         """A connection for each: a hello, the frame, a ping, the end of input."""
@@ -183,13 +191,14 @@ class TestNonsense:
         frames = list(malformed.frames(seed=2, count=BATCHES * BATCH))
         for number in range(BATCHES):
             with raw(daemon) as one:
+                batch = b"".join(frames[number * BATCH : (number + 1) * BATCH])
                 try:
-                    one.sendall(framed(HELLO) + b"".join(frames[number * BATCH : (number + 1) * BATCH]))
+                    one.sendall(framed(HELLO) + batch)
                     one.shutdown(socket.SHUT_WR)
                 except (BrokenPipeError, ConnectionResetError):
                     pass
                 judged_or_cut = read_to_end(one)
-                assert frames_of(judged_or_cut)[-1].code in {"protocol", "too_large"}
+                assert frames_of(judged_or_cut)[-1].code in {"protocol", "too_large"} or is_unfinished(batch)
 
     def test_wrong_lines(self, daemon):
         for line in malformed.lines(seed=3, count=1000):
