@@ -20,12 +20,16 @@ from actors.pool import ProviderPool
 from actors.provider import ProviderActor, Source
 from actors.quotes import Quotes
 from actors.rules.alerts import alert_text
+from actors.rules.asked import asked_by
 from actors.rules.body import chat_body_hash
+from actors.rules.candidates import Target, World
 from actors.rules.catalogue import Catalogue
+from actors.rules.experiments import Experiment
 from actors.rules.hints import in_language
+from actors.rules.matrix import TaskConfig
 from actors.rules.overbudget import question, refusal, way_out
 from actors.rules.parameters import parameter_steps
-from actors.rules.routing import Asked, Plan, Target, World, nearest_models, plan, resolve_choice, unlisted_why
+from actors.rules.routing import Asked, Plan, nearest_models, plan, resolve_choice, unlisted_why
 from actors.rules.tokens import PromptTokens
 from actors.session import Sessions
 from actors.tokenizer import Tokenizer
@@ -102,7 +106,8 @@ class _Run(Struct):
 class Completions:
     """What every call needs.
 
-    State: the plans made for the providers as they are now, so that equal questions are planned once.
+    State: what there is to choose from now, by an edition of the catalogue, and the plans made of it, so that equal questions are
+    planned once.
     """
 
     PLANS = 1024
@@ -117,6 +122,8 @@ class Completions:
         sources: Mapping[str, Source],
         catalogue: Catalogue,
         aliases: Mapping[str, str],
+        tasks: Mapping[str, TaskConfig],
+        experiments: Mapping[str, Experiment],
         exchange: Exchange,
         prices_known: asyncio.Event,
         tokenizer: Tokenizer | None,
@@ -130,13 +137,16 @@ class Completions:
         self._sources = sources
         self._catalogue = catalogue
         self._aliases = aliases
+        self._tasks = tasks
+        self._experiments = experiments
         self._exchange = exchange
         self._prices_known = prices_known
         self._tokenizer = tokenizer
         self._clock = clock
         self._ids = ids
         self._log = log.bind()  # the logger itself, not the proxy that looks for it at each line
-        self._views: tuple[ProviderView, ...] = ()
+        self._world = World((), catalogue.entries, aliases)
+        self._edition = catalogue.edition
         self._plans: dict[Asked, Plan] = {}
 
     async def chat(self, call: ChatCall) -> ChatAnswer:
@@ -196,7 +206,7 @@ class Completions:
 
     async def _begin(self, call: ChatCall, preferences: Preferences) -> _Run:
         chat = call.chat
-        made, views = await self._planned(asked_by(chat, preferences))
+        made, views = await self._planned(asked_by(chat, preferences, self._experiments))
         if not self._prices_known.is_set() and not all(
             self._catalogue.priced_by_config(t.provider, t.model) for t in made.targets
         ):
@@ -226,7 +236,7 @@ class Completions:
         """Where a call that says this would go, and with which parameters of the user; no budget is asked."""
         session = await self._sessions.call(OpenSession(user, app))
         preferences = await session.call(Prefer(app))
-        made, views = await self._planned(asked_by(params, preferences))
+        made, views = await self._planned(asked_by(params, preferences, self._experiments))
         first = str(made.targets[0]) if made.targets else None
         fault = None if made.fault is None else self._told_now(made.fault, views)
         return Resolved(
@@ -244,7 +254,7 @@ class Completions:
 
         Raises UnknownProvider, UnknownModel, BadRequest.
         """
-        world = World(await self._pool.call(ReadViews()), self._catalogue.entries, self._aliases)
+        world = self._world_of(await self._pool.call(ReadViews()))
         target = resolve_choice(model, provider, world)
         unlisted = unlisted_why(target, world)
         return target, [Warned("not_listed", unlisted)] if unlisted else []
@@ -270,13 +280,23 @@ class Completions:
         return await self._pool.call(ReadViews())
 
     def _plan(self, asked: Asked, views: tuple[ProviderView, ...]) -> Plan:
-        if views is not self._views or len(self._plans) >= self.PLANS:
-            self._views, self._plans = views, {}
-            self._catalogue.see(views)
+        world = self._world_of(views)
+        if len(self._plans) >= self.PLANS:
+            self._plans = {}
         made = self._plans.get(asked)
         if made is None:
-            made = self._plans[asked] = plan(asked, World(views, self._catalogue.entries, self._aliases))
+            made = self._plans[asked] = plan(asked, world)
         return made
+
+    def _world_of(self, views: tuple[ProviderView, ...]) -> World:
+        """What there is to choose from; the one of before, while neither the providers nor the prices changed."""
+        catalogue = self._catalogue
+        if views is not self._world.views or catalogue.edition != self._edition:
+            catalogue.see(views)
+            self._edition = catalogue.edition
+            self._world = World(views, catalogue.entries, self._aliases, self._tasks, catalogue.infos)
+            self._plans = {}
+        return self._world
 
     async def _first_that_answers(self, run: _Run, began: float) -> ChatAnswer:
         todo = deque(run.targets)
@@ -494,26 +514,11 @@ class Completions:
         return Decision(
             targets=[str(target) for target in run.targets],
             reason=run.reason,
-            flags=[],
+            flags=run.made.flags,
             steps=[*run.made.steps, *changed],
             rejected=run.rejected,
             bound_nano_usd=run.quotes.of(run.targets[0]).bound if run.targets else None,
         )
-
-
-def asked_by(says: Chat | Resolve, preferences: Preferences) -> Asked:
-    """What a call says about its model and the user's choices below it; only what can matter, so that equal questions are equal."""
-    choices, hint = preferences.choices, says.hint if isinstance(says, Chat) else None
-    return Asked(
-        says.model,
-        says.provider,
-        says.allow_fallback if isinstance(says, Chat) else None,
-        preferences.default_model,
-        choices.models if says.provider is not None or hint is not None else (),
-        None if says.conversation is None else choices.conversations.get(says.conversation),
-        choices.default,
-        hint,
-    )
 
 
 FIRST_LISTING_S = 5.0

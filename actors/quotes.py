@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
+from actors.rules.candidates import Target
 from actors.rules.catalogue import Catalogue
 from actors.rules.parameters import with_parameters
 from actors.rules.pricing import Price, affordable, bound
-from actors.rules.routing import Target
 from actors.rules.tokens import OPENAI_FACTOR_MILLI, OTHER_FACTOR_MILLI, PromptTokens, prompt_upper_bound
 from protocols.chat import Chat
 from protocols.money import NanoUSD

@@ -11,7 +11,17 @@ from actors.settings import SettingsActor
 from actors.supervise import Supervisor
 from actors.users import Users
 from protocols.errors import ShuttingDown
-from protocols.session import CloseSession, Describe, ListSessions, OpenSession, Prefer, Preferences, SessionRow, Spent
+from protocols.session import (
+    CloseSession,
+    Describe,
+    ListSessions,
+    OpenSession,
+    Orchestration,
+    Prefer,
+    Preferences,
+    SessionRow,
+    Spent,
+)
 from protocols.settings import SettingChanged, SettingsInForce, SettingsOf, WatchSettings
 from protocols.users import Choices, ChoicesChanged, ChoicesOf, Used, WatchChoices
 
@@ -191,6 +201,13 @@ class Sessions(Actor):
 def preferences(user: str, settings: SettingsInForce, choices: Choices) -> Preferences:
     """What a call goes by, out of the settings and the user's choices."""
     own, daemon = settings.user, settings.daemon
+    orchestrator = Orchestration(
+        own.orchestrator_enabled,
+        own.orchestrator_quality_tier,
+        own.orchestrator_prefer_local,
+        own.orchestrator_budget_tier_allows_paid,
+        {task: model for task, model in own.orchestrator_task_models.items() if model is not None},
+    )
     return Preferences(
         user,
         own.default_max_tokens,
@@ -199,4 +216,7 @@ def preferences(user: str, settings: SettingsInForce, choices: Choices) -> Prefe
         own.auto_fallback_to_local,
         own.clamp_to_budget,
         choices,
+        own.provider_selection_mode,
+        orchestrator,
+        settings.own,
     )

@@ -6,13 +6,14 @@ import asyncio
 import difflib
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET, Struct
 
 from actors.base import Actor, Ref, Wait, handles
 from actors.clock import Clock
+from actors.rules.matrix import TaskConfig, task
 from actors.store.audit import audit_row
 from actors.store.queries import load
 from actors.store.sqlite import Row, Store
@@ -20,12 +21,16 @@ from protocols.errors import BadRequest
 from protocols.settings import (
     DAEMON,
     EVERYBODY,
+    SETTINGS,
+    TABLES,
     ChangeSetting,
     DaemonSettings,
     Origin,
     OwnBudget,
     OwnBudgets,
+    ReadSetting,
     ReadSettings,
+    Setting,
     SettingChanged,
     SettingRow,
     SettingsInForce,
@@ -33,14 +38,14 @@ from protocols.settings import (
     UserSettings,
     WatchSettings,
     comes_later,
-    fields_of,
+    setting_of,
 )
 
 S = TypeVar("S", bound=Struct)
 
 SQL = load("settings", first=100)
-USER_FIELDS = fields_of(UserSettings)
-DAEMON_FIELDS = fields_of(DaemonSettings)
+NO_TASKS: Mapping[str, TaskConfig] = {}
+OF_TASKS = "orchestrator.task_models."
 BUDGET_KEYS = frozenset({"month_usd", "day_usd", "enforce_budget_limits", "budget_override_allowed"})
 
 
@@ -50,11 +55,20 @@ class SettingsActor(Actor):
     State: stored values by owner and key; who is told of changes, in `watchers`, which outlives a crash; the change under way.
     """
 
-    def __init__(self, store: Store, clock: Clock, config: Mapping[str, Any], watchers: dict[Ref[Any], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        config: Mapping[str, Any],
+        watchers: dict[Ref[Any], None],
+        tasks: Mapping[str, TaskConfig] = NO_TASKS,
+    ) -> None:
+        """`config` and `tasks` are [settings] and [tasks] of the config."""
         super().__init__()
         self._store = store
         self._clock = clock
         self._config = config
+        self._tasks = tasks
         self._values: dict[str, dict[str, Any]] = {}
         self._watchers = watchers
         self._changing = asyncio.Lock()
@@ -79,20 +93,40 @@ class SettingsActor(Actor):
     def settings_of(self, request: SettingsOf) -> SettingsInForce:
         """What holds for a user right now."""
         return SettingsInForce(
-            user=_built(UserSettings, {k: self._value(k, request.user)[0] for k in USER_FIELDS}),
-            daemon=_built(DaemonSettings, {k: self._value(k, DAEMON)[0] for k in DAEMON_FIELDS}),
+            user=_built(UserSettings, self._values_of(request.user, "user")),
+            daemon=_built(DaemonSettings, self._values_of(DAEMON, "daemon")),
+            own=frozenset(self._values.get(request.user, ())),
         )
+
+    def _values_of(self, owner: str, scope: str) -> dict[str, Any]:
+        values = {key: self._value(key, owner)[0] for key, setting in SETTINGS.items() if setting.scope == scope}
+        for prefix in (prefix for prefix, table in TABLES.items() if table.scope == scope):
+            entries = {key: self._value(key, owner)[0] for key in self._keys_of(prefix, owner)}
+            values[prefix.removesuffix(".")] = {key.removeprefix(prefix): value for key, value in entries.items()}
+        return values
+
+    def _keys_of(self, prefix: str, owner: str) -> list[str]:
+        """The settings of a table that anybody gave a value."""
+        said = (self._config, self._values.get(EVERYBODY, {}), self._values.get(owner, {}))
+        return sorted({key for values in said for key in values if key.startswith(prefix)})
 
     @handles(ReadSettings)
     def read(self, request: ReadSettings) -> list[SettingRow]:
         """Every setting as it holds for a user, with its origin."""
-        return [self._row(key, request.user) for key in sorted({*USER_FIELDS, *DAEMON_FIELDS})]
+        named = [key for prefix in TABLES for key in self._keys_of(prefix, request.user)]
+        return [self._row(key, request.user) for key in sorted({*SETTINGS, *named})]
+
+    @handles(ReadSetting)
+    def read_one(self, request: ReadSetting) -> SettingRow:
+        """One setting as it holds for a user."""
+        check_key(request.key, self._tasks)
+        return self._row(request.key, request.user)
 
     @handles(ChangeSetting)
     def change(self, request: ChangeSetting) -> Wait[SettingRow]:
         """Checks, then stores the value and an audit row in one transaction; it holds from then on."""
         key = request.key
-        check_key(key)
+        check_key(key, self._tasks)
         value = request.value if request.value is UNSET else _checked(key, request.value)
         return Wait(self._store_change(request, value))
 
@@ -128,12 +162,13 @@ class SettingsActor(Actor):
 
     def _row(self, key: str, owner: str) -> SettingRow:
         value, origin = self._value(key, owner)
-        info = USER_FIELDS.get(key) or DAEMON_FIELDS[key]
-        return SettingRow(key, value, origin, "user" if key in USER_FIELDS else "daemon", _description(info.type))
+        setting = _known(key)
+        return SettingRow(key, value, origin, setting.scope, setting.description)
 
     def _value(self, key: str, owner: str) -> tuple[Any, Origin]:
         """A user's own value, the daemon's, the config's, the default: the first that is there."""
-        if key in USER_FIELDS:
+        setting = _known(key)
+        if setting.scope == "user":
             own = self._values.get(owner, {}) if owner != EVERYBODY else {}
             if key in own:
                 return own[key], "user"
@@ -145,7 +180,7 @@ class SettingsActor(Actor):
             return stored[key], "daemon"
         if key in self._config:
             return self._config[key], "config"
-        return (USER_FIELDS.get(key) or DAEMON_FIELDS[key]).default, "default"
+        return setting.default, "default"
 
     def _own_budgets(self) -> OwnBudgets:
         owners = {EVERYBODY} | {o for o, values in self._values.items() if BUDGET_KEYS & values.keys()}
@@ -168,30 +203,47 @@ class SettingsActor(Actor):
         return limit if origin == "user" or "/" not in owner else None
 
 
-def check_key(key: str) -> None:
-    """Raises BadRequest for a setting that does not exist, naming the nearest."""
-    if key not in USER_FIELDS and key not in DAEMON_FIELDS:
+def check_key(key: str, tasks: Mapping[str, TaskConfig]) -> None:
+    """Raises BadRequest for a setting, or the task that it is of, that does not exist, naming the nearest."""
+    if setting_of(key) is None:
         if comes_later(key):
             raise BadRequest(f"`{key}` has no effect in this version yet, so it can't be set")
-        near = difflib.get_close_matches(key, [*USER_FIELDS, *DAEMON_FIELDS], n=1, cutoff=0.4)
+        near = difflib.get_close_matches(key, SETTINGS, n=1, cutoff=0.4)
         hint = f"did you mean `{near[0]}`? " if near else ""
         raise BadRequest(f"there is no setting `{key[:100]}`; {hint}`daemonctl settings show` lists them")
+    if key.startswith(OF_TASKS):
+        task(key.removeprefix(OF_TASKS), tasks)
 
 
-def check_config(values: Mapping[str, Any]) -> None:
+def check_config(values: Mapping[str, Any], tasks: Mapping[str, TaskConfig]) -> None:
     """Raises BadRequest for a key or value of the config's [settings] that is wrong; what comes later may stand there."""
     for key, value in values.items():
         if not comes_later(key):
-            check_key(key)
+            check_key(key, tasks)
             _checked(key, value)
 
 
+def _known(key: str) -> Setting:
+    setting = setting_of(key)
+    assert setting is not None, key
+    return setting
+
+
 def _checked(key: str, value: Any) -> Any:
-    info = USER_FIELDS.get(key) or DAEMON_FIELDS[key]
+    setting = _known(key)
     try:
-        return msgspec.convert(value, info.type)
+        return msgspec.convert(value, setting.type)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"`{key}` can't be {repr(value)[:100]}: {error}; it is {_description(info.type)}") from None
+        allowed = f"; one of {', '.join(words)}" if (words := _words(setting.type)) else ""
+        raise BadRequest(
+            f"`{key}` can't be {repr(value)[:100]}: {error}{allowed}; it is {setting.description}"
+        ) from None
+
+
+def _words(kind: Any) -> list[str]:
+    """The words that a setting's type allows, if it names any."""
+    inner = next(iter(get_args(kind)), None)
+    return list(get_args(inner)) if get_origin(inner) is Literal else []
 
 
 def _built(cls: type[S], values: Mapping[str, Any]) -> S:
@@ -200,8 +252,3 @@ def _built(cls: type[S], values: Mapping[str, Any]) -> S:
 
 def _text(value: Any) -> str | None:
     return None if value is UNSET else msgspec.json.encode(value).decode()
-
-
-def _description(annotated: Any) -> str:
-    metas = getattr(annotated, "__metadata__", ())
-    return next((m.description for m in metas if m.description), "")

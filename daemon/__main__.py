@@ -48,7 +48,7 @@ def _check(config: Config, path: Path | None) -> None:
     from protocols.errors import BadRequest
 
     try:
-        check_config(config.settings)
+        check_config(config.settings, config.tasks)
     except BadRequest as error:
         raise ConfigRefused(f"{path}: [settings]: {error.message}") from None
 

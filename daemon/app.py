@@ -113,7 +113,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
         ):
             ids = Ids(clock.now_us, await last_id(store))
             watchers: dict[Ref[Any], None] = {}
-            settings = await actors.start(lambda: SettingsActor(store, clock, config.settings, watchers))
+            settings = await actors.start(lambda: SettingsActor(store, clock, config.settings, watchers, config.tasks))
             subscriptions: set[Subscription] = set()
             events = await actors.start(lambda: Events(settings, clock, subscriptions))
             ledger = await actors.start(lambda: Ledger(store, clock, dispatched, events))
@@ -139,6 +139,8 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 sources={source.name: source for source in sources},
                 catalogue=catalogue,
                 aliases=config.aliases,
+                tasks=config.tasks,
+                experiments=config.experiments,
                 exchange=Exchange(
                     lambda source: transports["probes" if source.config.proxy else "calls"], dispatched, clock
                 ),

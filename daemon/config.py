@@ -21,9 +21,11 @@ from actors import tokenizer
 from actors.notify import split_url
 from actors.rules.admission import Limit, Limits
 from actors.rules.catalogue import ModelConfig
-from actors.rules.matrix import TaskConfig
+from actors.rules.experiments import ARM_NAME, Arm, Experiment
+from actors.rules.matrix import TaskConfig, task
 from actors.store.sqlite import Durability
 from daemon.secrets import KeySource
+from protocols.errors import BadRequest
 from protocols.model import PROVIDER_NAME, RESERVED_PROVIDER, split_model_id
 from protocols.money import nano_from_usd
 from protocols.provider import ProviderConfig
@@ -112,6 +114,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     models: dict[str, ModelConfig] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
+    experiments: dict[Annotated[str, Meta(pattern=ARM_NAME)], Experiment] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     rights: RightsSection = RightsSection()
     alerts: AlertsSection = AlertsSection()
@@ -155,14 +158,24 @@ def load(path: Path | None) -> Config:
 
 def parse(tables: Mapping[str, Any]) -> Config:
     """Checks what a file says. Raises ConfigRefused."""
+    if isinstance(settings := tables.get("settings"), dict):
+        tables = {**tables, "settings": _flat(settings)}
     try:
         config = msgspec.convert(tables, Config)
     except msgspec.ValidationError as error:
         raise ConfigRefused(_readable(str(error), tables)) from None
-    for check in (_check_zone, _check_providers, _check_models, _check_limits, _check_alerts):
+    for check in (_check_zone, _check_providers, _check_models, _check_experiments, _check_limits, _check_alerts):
         check(config)
     check_aliases(config, config.providers)
     return config
+
+
+def _flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Settings by their whole names: TOML makes tables of `orchestrator.enabled` where nobody quoted it."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+    return flat
 
 
 _SECTIONS: dict[str, type[Struct]] = {
@@ -176,6 +189,8 @@ _SECTIONS: dict[str, type[Struct]] = {
     "providers[...].api_key": KeySource,
     "models[...]": ModelConfig,
     "tasks[...]": TaskConfig,
+    "experiments[...]": Experiment,
+    "experiments[...].arms[...]": Arm,
     "rights": RightsSection,
     "alerts": AlertsSection,
 }
@@ -283,6 +298,23 @@ def _check_models(config: Config) -> None:
             raise ConfigRefused(f'[models."{name}"]: a model is named <provider>:<model>')
         if config.providers and parts[0] not in config.providers:
             raise ConfigRefused(f'[models."{name}"]: there is no [providers.{parts[0]}]')
+
+
+def _check_experiments(config: Config) -> None:
+    for name, experiment in config.experiments.items():
+        where = f"[experiments.{name}]"
+        for arm, one in experiment.arms.items():
+            if (one.model is None) == (one.tier is None):
+                raise ConfigRefused(f"{where}: the arm `{arm}` names either a `model` or a `tier`")
+        if experiment.task is not None:
+            try:
+                task(experiment.task, config.tasks)
+            except BadRequest as error:
+                raise ConfigRefused(f"{where}: {error.message}") from None
+        same = next((n for n, other in config.experiments.items() if other.task == experiment.task), name)
+        if same != name:
+            what = "for every task" if experiment.task is None else f"of the task `{experiment.task}`"
+            raise ConfigRefused(f"{where}: `{same}` is an experiment {what} already; a call can be in one of them only")
 
 
 def check_aliases(config: Config, providers: Collection[str]) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from protocols.errors import BadRequest
+from protocols.model import Tier
 from protocols.routing import Decision
 from protocols.rpc import Name, Params, Right
 from protocols.settings import Admission
@@ -132,7 +133,7 @@ class Chat(Params):
     """Params of `chat`; `max_tokens` bounds the answer, `allow_fallback` None means: unless a model or provider is named.
 
     `hint` names a language, a provider or alias, or both: `pt-BR`, `claude`, `en-claude`. With `language_hint` the model is told to
-    answer in that language.
+    answer in that language. `quality_tier` is what the orchestrator, where it is on, looks for instead of the user's tier.
     """
 
     method: ClassVar[str] = "chat"
@@ -160,6 +161,7 @@ class Chat(Params):
     override_token: Name | None = None
     hint: Name | None = None
     language_hint: bool = False
+    quality_tier: Tier | None = None
 
     def __post_init__(self) -> None:
         """The checks that a type can't say; msgspec turns a ValueError into a fault that names the place."""

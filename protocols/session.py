@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from msgspec import Struct
+from msgspec import Struct, field
 
+from protocols.model import Tier
 from protocols.request import Request
 from protocols.rpc import Params, Right
-from protocols.settings import Admission
+from protocols.settings import Admission, SelectionMode
 from protocols.users import Choices
 
 NOTHING_CHOSEN = Choices()
 
 
+class Orchestration(Struct, frozen=True):
+    """How a user's calls that name a task find their model."""
+
+    enabled: bool = False
+    quality_tier: Tier = "balanced"
+    prefer_local: bool = False
+    budget_tier_allows_paid: bool = False
+    task_models: dict[str, str] = field(default_factory=dict)
+
+
+NOT_ORCHESTRATED = Orchestration()
+
+
 class Preferences(Struct, frozen=True):
-    """What a call of this user goes by, as of now."""
+    """What a call of this user goes by, as of now; `own` are the settings that the user set."""
 
     user: str
     default_max_tokens: int
@@ -24,6 +38,9 @@ class Preferences(Struct, frozen=True):
     auto_fallback_to_local: bool = False
     clamp_to_budget: bool = False
     choices: Choices = NOTHING_CHOSEN
+    provider_selection_mode: SelectionMode = "balanced"
+    orchestrator: Orchestration = NOT_ORCHESTRATED
+    own: frozenset[str] = frozenset()
 
 
 class SessionRow(Struct):

@@ -5,12 +5,13 @@ A user's setting may differ per user; a daemon's is one for all. `"default_model
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct, field
 
 from protocols.audit import Actor
+from protocols.model import Tier
 from protocols.request import Request
 from protocols.rpc import Name, Params, Right
 
@@ -23,6 +24,11 @@ Value = Annotated[str, Meta(max_length=1024)] | int | float | bool | None | list
 
 Admission = Literal["strict", "queue", "soft"]
 """`strict` refuses what does not fit right now, `queue` waits for holds to settle, `soft` runs while spent < limit."""
+
+
+SelectionMode = Literal["user_choice", "cost_optimized", "quality_first", "balanced"]
+"""How models are ranked where nothing was chosen: in the config's order, the cheapest first, the best first, or by quality for the
+money, with a free local model within a point of the best before all."""
 
 
 class UserSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -56,6 +62,34 @@ class UserSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             "soft (run while less than your budget is spent)"
         ),
     ] = "strict"
+    provider_selection_mode: Annotated[
+        SelectionMode,
+        Meta(
+            description="how models are ranked where nothing was chosen: user_choice (the config's order), cost_optimized "
+            "(the cheapest first), quality_first, balanced (quality for the money)"
+        ),
+    ] = "balanced"
+    orchestrator_enabled: Annotated[
+        bool,
+        Meta(description="whether a call that names its task gets the model that does it best at your quality tier"),
+    ] = field(default=False, name="orchestrator.enabled")
+    orchestrator_quality_tier: Annotated[
+        Tier,
+        Meta(
+            description="what the orchestrator looks for: budget (free local models), balanced (quality for the money), "
+            "premium (quality)"
+        ),
+    ] = field(default="balanced", name="orchestrator.quality_tier")
+    orchestrator_prefer_local: Annotated[
+        bool, Meta(description="whether the tier premium takes a local model within a point of the best")
+    ] = field(default=False, name="orchestrator.prefer_local")
+    orchestrator_budget_tier_allows_paid: Annotated[
+        bool, Meta(description="whether the tier budget takes the cheapest paid model where no local one will do")
+    ] = field(default=False, name="orchestrator.budget_tier_allows_paid")
+    orchestrator_task_models: Annotated[
+        dict[Name, Name | None],
+        Meta(description="the model of calls that name this task, while the orchestrator is off"),
+    ] = field(default_factory=dict, name="orchestrator.task_models")
 
 
 class DaemonSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -74,11 +108,7 @@ class DaemonSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = field(default=400, name="usage.retention_days")
 
 
-LATER = (
-    "provider_selection_mode",
-    "orchestrator.",
-    "tournament.",
-)
+LATER = ("tournament.",)
 """Settings (or the beginnings of their names) that a config may already hold but that nothing in this version goes by."""
 
 
@@ -158,6 +188,13 @@ class ReadSettings(Request[list[SettingRow]], frozen=True):
     user: str
 
 
+class ReadSetting(Request[SettingRow], frozen=True):
+    """Settings actor: one setting as it holds for this user. Raises BadRequest."""
+
+    key: str
+    user: str
+
+
 class ChangeSetting(Request[SettingRow], frozen=True):
     """Settings actor: set (`value`) or unset (`value` UNSET) a setting of `owner` (a user, `*` or `daemon`), audited.
 
@@ -171,10 +208,11 @@ class ChangeSetting(Request[SettingRow], frozen=True):
 
 
 class SettingsInForce(Struct, frozen=True):
-    """What holds for a user and the daemon right now."""
+    """What holds for a user and the daemon right now; `own` are the keys that the user set."""
 
     user: UserSettings
     daemon: DaemonSettings
+    own: frozenset[str] = frozenset()
 
 
 class SettingsOf(Request[SettingsInForce], frozen=True):
@@ -217,6 +255,39 @@ class WatchSettings(Request[OwnBudgets], frozen=True):
     watcher: Any
 
 
-def fields_of(cls: type[Struct]) -> dict[str, msgspec.structs.FieldInfo]:
-    """The settings of a struct by their names outside."""
-    return {info.encode_name: info for info in msgspec.structs.fields(cls)}
+class Setting(Struct, frozen=True):
+    """A setting by its name outside: its type, default, description, and whether a user or the daemon has it.
+
+    One whose name ends in `.<…>` is a table: a setting for each name that stands there, without a default.
+    """
+
+    key: str
+    type: Any
+    default: Any
+    description: str
+    scope: Literal["user", "daemon"]
+
+
+def _settings_of(cls: type[Struct], scope: Literal["user", "daemon"]) -> list[Setting]:
+    return [_setting(info, scope) for info in msgspec.structs.fields(cls)]
+
+
+def _setting(info: msgspec.structs.FieldInfo, scope: Literal["user", "daemon"]) -> Setting:
+    kind, *metas = get_args(info.type)
+    description = next((meta.description for meta in metas if isinstance(meta, Meta) and meta.description), "")
+    if get_origin(kind) is dict:
+        return Setting(f"{info.encode_name}.", get_args(kind)[1], None, description, scope)
+    return Setting(info.encode_name, info.type, info.default, description, scope)
+
+
+ALL = [*_settings_of(UserSettings, "user"), *_settings_of(DaemonSettings, "daemon")]
+SETTINGS = {setting.key: setting for setting in ALL if not setting.key.endswith(".")}
+TABLES = {setting.key: setting for setting in ALL if setting.key.endswith(".")}
+
+
+def setting_of(key: str) -> Setting | None:
+    """The setting of this name; one of a table is found by the beginning of its name."""
+    named = SETTINGS.get(key)
+    if named is None:
+        return next((table for prefix, table in TABLES.items() if key.startswith(prefix) and key != prefix), None)
+    return named

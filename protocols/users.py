@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 
 from protocols.audit import Actor
 from protocols.chat import MAX_TOKENS, ExplainedFault, Warned
+from protocols.model import Tier
 from protocols.request import Request
 from protocols.routing import Reason, Rejected, Step
 from protocols.rpc import Name, Params, Right
@@ -148,6 +149,8 @@ class Resolve(Params):
     provider: Name | None = None
     model: Name | None = None
     conversation: Name | None = None
+    task_type: Name | None = None
+    quality_tier: Tier | None = None
     user: Name | None = None
 
 

@@ -76,7 +76,8 @@ class Prices(Protocol):
 class Catalogue:
     """The models by `provider:model`.
 
-    State: where prices are looked up, a cache of them, bounded by CACHED, and the providers as they were last seen.
+    State: where prices are looked up, a cache of them, bounded by CACHED, the providers as they were last seen, and how often
+    any price may have changed (`edition`).
     """
 
     CACHED = 4096
@@ -86,6 +87,7 @@ class Catalogue:
         self._prices = prices
         self._cache: dict[tuple[str, str], Price | None] = {}
         self._seen: tuple[ProviderView, ...] = ()
+        self.edition = 0
 
     def see(self, views: tuple[ProviderView, ...]) -> None:
         """The providers are like this now."""
@@ -95,6 +97,7 @@ class Catalogue:
         """Looks prices up here from now on."""
         self._prices = prices
         self._cache.clear()
+        self.edition += 1
 
     def entry(self, provider: str, model: str) -> ModelConfig:
         """The config's entry, or one that says nothing."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 
 from msgspec import Struct, field
 
 from actors.rules import matrix
 from actors.rules.matrix import Task
 from protocols.model import ModelInfo, Tier
+from protocols.settings import SelectionMode
 
 FLOORS: dict[Tier, float] = {"budget": 6.0, "balanced": 7.0, "premium": 0.0}
 """The quality that a model of the tier has at least."""
@@ -19,6 +21,9 @@ EASY = frozenset({"coordination", "speed"})
 
 NEAR = 1.0
 """So many points below the best a local model is as good, for it costs nothing."""
+
+ANY_TASK = Task()
+"""What a call that names no task is taken to be."""
 
 NAMED = 3
 """Models that a way out names."""
@@ -48,6 +53,21 @@ def choose(models: Sequence[ModelInfo], task: Task, wishes: Wishes) -> Choice:
     if not choice.models:
         return Choice(why=_way_out(task, wishes))
     return choice
+
+
+def rank(models: Sequence[ModelInfo], mode: SelectionMode) -> list[ModelInfo]:
+    """Models for a call that nobody chose one for, the best first by this mode, available or not; the unrated ones last."""
+    if mode == "user_choice":
+        return list(models)
+    rated = sorted((m for m in models if m.quality is not None), key=_merit)
+    if mode == "cost_optimized":
+        rated.sort(key=lambda m: inf if (cost := cost_usd(m, ANY_TASK)) is None else cost)
+    if mode == "balanced":
+        near = [m for m in rated if m.local and _quality(m) >= _quality(rated[0]) - NEAR]
+        paid = sorted(_priced(rated, ANY_TASK), key=lambda m: _worth(m, ANY_TASK), reverse=True)
+        good = [m for m in paid if _quality(m) >= FLOORS["balanced"]]
+        rated = list({m.id: m for m in [*near, *good, *rated]}.values())
+    return [*rated, *(m for m in models if m.quality is None)]
 
 
 def cost_usd(model: ModelInfo, task: Task) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from actors.rules.admission import Refusal, percent_used
-from actors.rules.routing import Target
+from actors.rules.candidates import Target
 from protocols.budget import Offer, OverBudget
 from protocols.errors import BudgetExceeded, BudgetHeld, OverrideRequired
 from protocols.money import NanoUSD, usd_text

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from actors.rules.catalogue import NOTHING, ModelConfig, described
+from actors.rules.candidates import Chosen, Target, World
+from actors.rules.catalogue import NOTHING, described
+from actors.rules.experiments import Drawn
 from actors.rules.hints import parse_hint
+from actors.rules.orchestrator import Wishes
 from protocols.errors import (
     BadRequest,
     Misconfigured,
@@ -22,23 +24,18 @@ from protocols.errors import (
     UnknownModel,
     UnknownProvider,
 )
-from protocols.model import split_model_id
+from protocols.model import Tier, split_model_id
 from protocols.provider import AVAILABLE, ProviderView
 from protocols.routing import Reason, Rejected, Step
-
-
-class Target(Struct, frozen=True, cache_hash=True):
-    """A model at a provider."""
-
-    provider: str
-    model: str
-
-    def __str__(self) -> str:
-        return f"{self.provider}:{self.model}"
+from protocols.settings import SelectionMode
 
 
 class Asked(Struct, frozen=True):
-    """What a call says about its model, and the defaults below it; `user_models` are the user's own by their ids."""
+    """What a call says about its model, and the defaults below it; `user_models` are the user's own by their ids.
+
+    `wishes` are there where the orchestrator chooses, for `task` or, without one, at the tier that the call names; `idle_tier` is a
+    tier that the call names although it does not. `drawn` is the arm of an experiment that the call is in.
+    """
 
     model: str | None
     provider: str | None
@@ -48,24 +45,18 @@ class Asked(Struct, frozen=True):
     conversation_model: str | None = None
     user_default: str | None = None
     hint: str | None = None
-
-
-class World(Struct, frozen=True):
-    """What there is to choose from: providers in config order, the config's models in its order, aliases."""
-
-    views: tuple[ProviderView, ...]
-    entries: Mapping[str, ModelConfig]
-    aliases: Mapping[str, str]
-
-    def view(self, provider: str) -> ProviderView | None:
-        """A provider by its name."""
-        return next((v for v in self.views if v.name == provider), None)
+    task: str | None = None
+    wishes: Wishes | None = None
+    task_model: str | None = None
+    idle_tier: Tier | None = None
+    drawn: Drawn | None = None
+    mode: SelectionMode = "user_choice"
 
 
 class Plan(Struct):
     """Targets in order and how they were found; with `fault` there are none, and it is what the call answers.
 
-    `language` is the tag that the call's hint names.
+    `language` is the tag that the call's hint names, `arm` the experiment's that chose, `free_only` whether only free models may answer.
     """
 
     targets: list[Target] = field(default_factory=list)
@@ -74,6 +65,32 @@ class Plan(Struct):
     rejected: list[Rejected] = field(default_factory=list)
     fault: QuorumError | None = None
     language: str | None = None
+    flags: list[str] = field(default_factory=list)
+    arm: str | None = None
+    free_only: bool = False
+
+
+class Default(Struct, frozen=True):
+    """What a step below the call's own words gives: a model's name, or the fault that it is; and where it stands."""
+
+    reason: Reason
+    name: str
+    why: str
+    fault: QuorumError | None = None
+    chosen: Chosen | None = None
+    drawn: Drawn | None = None
+    free_only: bool = False
+
+
+TIER_IGNORED = "it has no effect while the orchestrator is off: daemonctl settings set orchestrator.enabled true"
+
+_MODES: dict[SelectionMode, str] = {
+    "user_choice": "the first available model, in the config's order",
+    "cost_optimized": "the cheapest available model",
+    "quality_first": "the available model of the highest quality",
+    "balanced": "the available model with the most quality for the money",
+}
+"""What `provider_selection_mode` means."""
 
 
 def plan(asked: Asked, world: World) -> Plan:
@@ -90,7 +107,7 @@ def plan(asked: Asked, world: World) -> Plan:
     candidates = [*first, *(_lower(asked, world) if fallback or not first else ())]
     faults: list[QuorumError] = []
     for target in dict.fromkeys(candidates):
-        fault = _fault(target, world)
+        fault = _fault(target, world) or (_not_free(target, world) if made.free_only else None)
         if fault is None:
             made.targets.append(target)
         else:
@@ -112,7 +129,7 @@ def _chosen(asked: Asked, world: World, made: Plan) -> list[Target]:
     if asked.provider is not None:
         view = _provider(asked.provider, world, made.steps)
         own = _own_at(view, asked)
-        first = own or _first_of(view, world)
+        first = own or world.first_of(view.name)
         if first is None:
             raise NoEligibleModel(
                 f"provider `{view.name}` has listed no models yet and the config names none; name one: {view.name}:<model>"
@@ -120,15 +137,33 @@ def _chosen(asked: Asked, world: World, made: Plan) -> list[Target]:
         which = "" if own is None else "; the model is yours for it"
         _take(made, "explicit_provider", first, f"the call names the provider `{view.name}`{which}")
         return [first]
-    for reason, name, what in _defaults(asked):
-        target = _default(name, what, world, made.steps)
-        _take(made, reason, target, what)
-        return [target]
+    if asked.idle_tier is not None:
+        made.flags.append("tier_ignored")
+        made.steps.append(Step("quality_tier", asked.idle_tier, TIER_IGNORED))
+    for default in _defaults(asked, world):
+        return [_taken_default(default, world, made)]
     available = next(_lower(asked, world), None)
     if available is None:
         return []
-    _take(made, "first_available", available, "nothing was chosen: the first available model")
+    _take(made, "first_available", available, f"nothing was chosen: {_MODES[asked.mode]}")
     return [available]
+
+
+def _taken_default(default: Default, world: World, made: Plan) -> Target:
+    """The step's target, with all that the plan says of it. Raises QuorumError."""
+    made.free_only = default.free_only
+    if default.drawn is not None:
+        made.arm = default.drawn.name
+        gives = default.drawn.model or f"the tier `{default.drawn.tier}`"
+        made.steps.append(Step("experiment", default.drawn.name, f"an experiment of the config; its arm gives {gives}"))
+    if default.chosen is not None:
+        made.rejected += default.chosen.passed_over
+        made.flags += ["tier_exceeded"] if default.chosen.choice.tier_exceeded else []
+    if default.fault is not None:
+        raise default.fault
+    target = _default(default.name, default.why, world, made.steps)
+    _take(made, default.reason, target, default.why)
+    return target
 
 
 def _hinted(asked: Asked, said: str, world: World, made: Plan) -> Asked:
@@ -164,22 +199,16 @@ def _contradicted(param: str, value: str, name: str) -> BadRequest:
 def _lower(asked: Asked, world: World) -> Iterator[Target]:
     """What the lower steps give: the user's model of a provider that is named beside the model, the defaults, then the first model of
     each provider, simulated ones only if there is no other."""
-    real = [v for v in world.views if not v.simulated]
     if asked.model is not None and asked.provider is not None:
         view = _provider(asked.provider, world, [])
-        beside = _own_at(view, asked) or _first_of(view, world)
-        if beside is not None and (not real or view in real):
+        beside = _own_at(view, asked) or world.first_of(view.name)
+        if beside is not None and world.counts(beside):
             yield beside
-    for _, name, _ in _defaults(asked):
+    for default in _defaults(asked, world):
         with suppress(QuorumError):  # a wrong default is no candidate; it is reported where it is the choice
-            target = resolve(name, None, world, [])
-            if not real or any(v.name == target.provider for v in real):
+            if default.fault is None and world.counts(target := resolve(default.name, None, world, [])):
                 yield target
-    ranked = sorted(real or world.views, key=lambda v: v.state not in AVAILABLE)
-    for view in ranked:
-        first = _first_of(view, world)
-        if first is not None:
-            yield first
+    yield from world.by_mode(asked.mode)
 
 
 def _own_at(view: ProviderView, asked: Asked) -> Target | None:
@@ -188,14 +217,49 @@ def _own_at(view: ProviderView, asked: Asked) -> Target | None:
     return None if own is None else Target(view.name, own)
 
 
-def _defaults(asked: Asked) -> Iterator[tuple[Reason, str, str]]:
-    """The defaults that apply, the nearest to the call first, and where each stands."""
+def _defaults(asked: Asked, world: World) -> Iterator[Default]:
+    """The defaults that apply, the nearest to the call first."""
     if asked.conversation_model is not None:
-        yield "conversation_default", asked.conversation_model, "the conversation's default model"
+        yield Default("conversation_default", asked.conversation_model, "the conversation's default model")
+    drawn = asked.drawn
+    if drawn is not None and drawn.of_task:
+        yield _of_arm(drawn, asked, world)
+    elif asked.wishes is not None:
+        yield _orchestrated(asked.task, asked.wishes, world)
+    elif asked.task_model is not None:
+        yield Default("task_model", asked.task_model, f"the setting `orchestrator.task_models.{asked.task}`")
     if asked.user_default is not None:
-        yield "user_default", asked.user_default, "your default model (`daemonctl prefer`)"
-    if asked.default_model is not None:
-        yield "daemon_default", asked.default_model, "the setting `default_model`"
+        yield Default("user_default", asked.user_default, "your default model (`daemonctl prefer`)")
+    if drawn is not None and not drawn.of_task:
+        yield _of_arm(drawn, asked, world)
+    elif asked.default_model is not None:
+        yield Default("daemon_default", asked.default_model, "the setting `default_model`")
+
+
+def _orchestrated(task: str | None, wishes: Wishes, world: World, drawn: Drawn | None = None) -> Default:
+    """What the orchestrator chooses; its fault names the way out where no model will do."""
+    what = f"the orchestrator{f' for `{task}`' if task else ''} at the tier `{wishes.tier}`"
+    try:
+        chosen = world.chosen(task, wishes)
+    except QuorumError as unknown:
+        return Default("orchestrator", "", what, unknown)
+    free_only = wishes.tier == "budget" and not wishes.allow_paid
+    if chosen.choice.models:
+        first, why = chosen.choice.models[0].id, f"{what}: {chosen.choice.why}"
+        return Default("orchestrator", first, why, None, chosen, drawn, free_only)
+    detail = {"task_type": task, "quality_tier": wishes.tier}
+    return Default(
+        "orchestrator", "", what, NoEligibleModel(f"{what}: {chosen.choice.why}", detail=detail), chosen, drawn
+    )
+
+
+def _of_arm(drawn: Drawn, asked: Asked, world: World) -> Default:
+    """What an arm gives, at the step that it stands in for."""
+    if drawn.tier is not None:
+        task = asked.task if drawn.of_task else None
+        return _orchestrated(task, replace(asked.wishes or Wishes(), tier=drawn.tier), world, drawn)
+    reason: Reason = "task_model" if drawn.of_task else "daemon_default"
+    return Default(reason, drawn.model or "", f"the arm `{drawn.name}` of an experiment", drawn=drawn)
 
 
 def _default(name: str, what: str, world: World, steps: list[Step]) -> Target:
@@ -279,27 +343,14 @@ def _provider(name: str, world: World, steps: list[Step]) -> ProviderView:
 
 def _known(name: str, world: World) -> str | None:
     """A provider's name, or the one that an alias stands for."""
-    if any(v.name == name for v in world.views):
+    if name in world.by_name:
         return name
     alias = world.aliases.get(name)
-    return alias if alias is not None and any(v.name == alias for v in world.views) else None
+    return alias if alias in world.by_name else None
 
 
 def _offers(view: ProviderView, model: str, world: World) -> bool:
     return model in view.models or f"{view.name}:{model}" in world.entries
-
-
-def _first_of(view: ProviderView, world: World) -> Target | None:
-    """A provider's first model that is not retired: of the config's entries, else of those that it lists."""
-    prefix = f"{view.name}:"
-    named = (key.removeprefix(prefix) for key in world.entries if key.startswith(prefix))
-    models = (
-        model
-        for model in chain(named, view.models)
-        if not described(world.entries.get(f"{prefix}{model}", NOTHING), view, model).retired
-    )
-    model = next(models, None)
-    return None if model is None else Target(view.name, model)
 
 
 def _fault(target: Target, world: World) -> QuorumError | None:
@@ -324,6 +375,15 @@ def _fault(target: Target, world: World) -> QuorumError | None:
             return RateLimited(message, detail=detail)
         case _:
             return ProviderUnavailable(f"{message}; it is tried again by itself", detail=detail)
+
+
+def _not_free(target: Target, world: World) -> QuorumError | None:
+    """Why a target is no fallback of the tier `budget`, or None."""
+    if world.is_local(target):
+        return None
+    return NoEligibleModel(
+        f"`{target}` is not free, and the tier `budget` takes only what is (`orchestrator.budget_tier_allows_paid`)"
+    )
 
 
 def _nothing(world: World) -> QuorumError:

@@ -6,7 +6,6 @@ from typing import Any
 
 from msgspec import UNSET
 
-from actors.settings import DAEMON_FIELDS, check_key
 from daemon.methods.method import Caller
 from daemon.world import World
 from protocols.errors import BadRequest
@@ -14,6 +13,7 @@ from protocols.settings import (
     DAEMON,
     EVERYBODY,
     ChangeSetting,
+    ReadSetting,
     ReadSettings,
     SettingList,
     SettingRow,
@@ -21,6 +21,7 @@ from protocols.settings import (
     SettingsSet,
     SettingsShow,
     SettingsUnset,
+    setting_of,
 )
 
 
@@ -31,9 +32,7 @@ async def show(world: World, caller: Caller, params: SettingsShow) -> SettingLis
 
 async def get(world: World, caller: Caller, params: SettingsGet) -> SettingRow:
     """One setting."""
-    check_key(params.key)
-    rows = await world.settings.call(ReadSettings(_reader(caller, params.user)))
-    return next(row for row in rows if row.key == params.key)
+    return await world.settings.call(ReadSetting(params.key, _reader(caller, params.user)))
 
 
 async def set_value(world: World, caller: Caller, params: SettingsSet) -> SettingRow:
@@ -57,8 +56,8 @@ def _reader(caller: Caller, user: str | None) -> str:
 
 def _owner(caller: Caller, key: str, user: str | None) -> str:
     """Whose value is changed: the daemon's and everybody's need `admin`."""
-    check_key(key)
-    if key in DAEMON_FIELDS:
+    setting = setting_of(key)
+    if setting is not None and setting.scope == "daemon":
         if user not in {None, EVERYBODY}:
             raise BadRequest(f"`{key}` is a setting of the daemon, not of a user; leave `user` out")
         caller.peer.needs("admin", f"changing `{key}`")

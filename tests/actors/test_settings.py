@@ -94,7 +94,7 @@ async def test_a_wrong_key_or_value_is_refused_and_nothing_is_stored(books, key,
     with pytest.raises(BadRequest, match=message):
         await books.change(key, value)
     with pytest.raises(BadRequest, match=message):
-        check_config({key: value})
+        check_config({key: value}, {})
     assert books.rows("SELECT * FROM settings") == books.rows("SELECT * FROM audit") == []
 
 

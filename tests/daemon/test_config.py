@@ -229,5 +229,5 @@ class TestValues:
 
 
 def test_only_what_comes_later_has_no_effect():
-    config = parse({"settings": {"orchestrator.enabled": True}, "tasks": {"poem": {"strength": "narrative"}}})
-    assert config.without_effect() == ["the setting `orchestrator.enabled` of the config has no effect in this version"]
+    config = parse({"settings": {"tournament.enabled": True, "orchestrator.enabled": True}})
+    assert config.without_effect() == ["the setting `tournament.enabled` of the config has no effect in this version"]

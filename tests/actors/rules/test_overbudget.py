@@ -4,8 +4,8 @@ from itertools import product
 
 import pytest
 
+from actors.rules.candidates import Target
 from actors.rules.overbudget import question, refusal, way_out
-from actors.rules.routing import Target
 from protocols.budget import Offer, OverBudget
 from protocols.money import NanoUSD
 

@@ -3,8 +3,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from actors.rules.catalogue import ModelConfig
-from actors.rules.routing import Asked, World, nearest_models, plan, resolve_choice, unlisted_why
+from actors.rules.candidates import World
+from actors.rules.catalogue import Catalogue, ModelConfig
+from actors.rules.experiments import Drawn
+from actors.rules.matrix import TaskConfig
+from actors.rules.orchestrator import Wishes
+from actors.rules.pricing import Price
+from actors.rules.routing import Asked, nearest_models, plan, resolve_choice, unlisted_why
 from protocols.errors import BadRequest, UnknownProvider
 from protocols.provider import ProviderView
 
@@ -32,9 +37,22 @@ RETIRED = {
 }
 
 
-def planned(views=VIEWS, entries=None, **asked):
+class Prices:
+    """Dollars that are easy to reckon with: the large one costs ten times the small one."""
+
+    def find(self, origin_host, provider_name, kind, model):
+        del origin_host, provider_name, kind
+        million = {"gpt-4o": 2_500_000, "gpt-4o-mini": 250_000}.get(model)
+        return million and Price(input=million, output=million, version="test")
+
+    def context(self, *_):
+        return None
+
+
+def planned(views=VIEWS, entries=None, tasks=None, **asked):
     usual = {"model": None, "provider": None, "allow_fallback": None, "default_model": None}
-    return plan(Asked(**(usual | asked)), World(tuple(views), entries or {}, ALIASES))
+    catalogue = Catalogue(entries or {}, Prices())
+    return plan(Asked(**(usual | asked)), World(tuple(views), entries or {}, ALIASES, tasks or {}, catalogue.infos))
 
 
 def targets(made):
@@ -348,6 +366,8 @@ ROWS = [
     ({"model": "anthropic:opus-4"}, "anthropic:opus-4", "explicit_model"),
     ({"provider": "ollama", "user_models": ("ollama:mine", "openai:own")}, "ollama:mine", "explicit_provider"),
     ({"conversation_model": "anthropic:talk"}, "anthropic:talk", "conversation_default"),
+    ({"task": "dialogue", "wishes": Wishes("balanced")}, "openai:gpt-4o-mini", "orchestrator"),
+    ({"task": "dialogue", "task_model": "anthropic:talker"}, "anthropic:talker", "task_model"),
     ({"user_default": "openai:own"}, "openai:own", "user_default"),
     ({"default_model": "ollama:house"}, "ollama:house", "daemon_default"),
     ({}, "openai:gpt-4o", "first_available"),
@@ -363,7 +383,8 @@ def test_each_step_alone_decides(said, target, reason):
 
 
 @pytest.mark.parametrize(
-    ("higher", "lower"), [(h, low) for h in range(len(ROWS)) for low in range(h + 1, len(ROWS)) if (h, low) != (0, 1)]
+    ("higher", "lower"),
+    [(h, low) for h in range(len(ROWS)) for low in range(h + 1, len(ROWS)) if (h, low) not in {(0, 1), (3, 4)}],
 )
 def test_each_step_comes_before_each_lower_one_which_stands_by(higher, lower):
     said, target, reason = ROWS[higher]
@@ -383,13 +404,15 @@ def test_all_steps_at_once_stand_in_their_order_without_repeats():
     made = planned(**said)
     assert targets(made) == [
         "anthropic:talk",
+        "openai:gpt-4o-mini",
         "openai:own",
         "ollama:house",
         "openai:gpt-4o",
         "anthropic:opus-4",
         "ollama:llama3:8b",
     ]
-    assert targets(planned(**dict.fromkeys(said, "openai:gpt-4o")))[:2] == ["openai:gpt-4o", "anthropic:opus-4"]
+    names = ("conversation_model", "user_default", "default_model")
+    assert targets(planned(**dict.fromkeys(names, "openai:gpt-4o")))[:2] == ["openai:gpt-4o", "anthropic:opus-4"]
 
 
 def test_an_explicit_provider_with_another_default_of_the_user_ends_at_the_explicit_provider():
@@ -465,3 +488,146 @@ def test_an_available_model_that_the_call_names_is_the_first_target_whatever_els
     meant = {"claude:opus-4": "anthropic:opus-4", "fast": "openai:gpt-4o-mini"}.get(model, model)
     assert (targets(made)[0], made.reason, made.fault) == (meant, "explicit_model", None)
     assert len(set(made.targets)) == len(made.targets)
+
+
+LOCAL = {"ollama:llama3:8b": ModelConfig(quality=6.5, strengths=("narrative",))}
+AWAY = [replace(OPENAI, state="misconfigured", why="the key is wrong"), CLAUDE, OLLAMA]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "task", "entries", "found", "flags"),
+    [
+        (Wishes("budget"), "dialogue", LOCAL, "ollama:llama3:8b", []),
+        (Wishes("budget", allow_paid=True), "theme_analysis", LOCAL, "openai:gpt-4o", ["tier_exceeded"]),
+        (Wishes("budget", allow_paid=True), "dialogue", LOCAL, "ollama:llama3:8b", []),
+        (Wishes("balanced"), "dialogue", LOCAL, "openai:gpt-4o-mini", []),
+        (Wishes("premium"), "dialogue", LOCAL, "openai:gpt-4o", []),
+        (Wishes("premium"), None, LOCAL, "openai:gpt-4o", []),
+        (
+            Wishes("premium", prefer_local=True),
+            "poem",
+            LOCAL | {"ollama:big": ModelConfig(quality=7.2)},
+            "ollama:big",
+            [],
+        ),
+    ],
+)
+def test_the_orchestrator_gives_the_model_of_task_and_tier(wishes, task, entries, found, flags):
+    made = planned(entries=entries, tasks={"poem": TaskConfig()}, task=task, wishes=wishes, user_default="openai:own")
+    assert (targets(made)[0], made.reason, made.flags) == (found, "orchestrator", flags)
+    assert f"at the tier `{wishes.tier}`" in made.steps[-1].why
+
+
+def test_no_model_for_a_task_is_told_with_the_way_out_and_no_default_steps_in():
+    made = planned(entries=LOCAL, task="theme_analysis", wishes=Wishes("budget"), user_default="openai:own")
+    assert (made.targets, made.fault.code) == ([], "no_eligible_model")
+    assert "`theme_analysis` at the tier `budget`" in made.fault.message
+    assert "allow paid models" in made.fault.message
+    assert made.fault.detail == {"task_type": "theme_analysis", "quality_tier": "budget"}
+
+
+def test_what_stands_by_a_free_model_of_the_budget_tier_is_free_too():
+    asked = {"task": "dialogue", "user_default": "openai:own", "default_model": "ollama:other"}
+    made = planned(entries=LOCAL, wishes=Wishes("budget"), **asked)
+    assert targets(made) == ["ollama:llama3:8b", "ollama:other"]
+    refused = {each.model: each for each in made.rejected}
+    assert refused["openai:own"].code == "no_eligible_model"
+    assert "is not free" in refused["openai:own"].why
+    assert "openai:own" in targets(planned(entries=LOCAL, wishes=Wishes("budget", allow_paid=True), **asked))
+    house = LOCAL | {"anthropic:opus-4": ModelConfig(local=True)}
+    assert "anthropic:opus-4" in targets(planned(entries=house, wishes=Wishes("budget"), **asked))
+
+
+def test_a_task_that_there_is_not_is_refused_where_it_chooses_and_nowhere_else():
+    made = planned(task="dialog", wishes=Wishes())
+    assert (made.fault.code, "did you mean `dialogue`" in made.fault.message) == ("bad_request", True)
+    assert targets(planned(task="dialog", wishes=Wishes(), model="openai:gpt-4o")) == ["openai:gpt-4o"]
+    assert targets(planned(task="dialog", wishes=Wishes(), model="openai:x", allow_fallback=True))[0] == "openai:x"
+
+
+@pytest.mark.parametrize(
+    ("view_of_it", "code"),
+    [(AWAY[0], "misconfigured"), (replace(OPENAI, state="open"), "provider_unavailable")],
+)
+def test_a_model_that_would_have_been_chosen_is_listed_with_why_it_is_not(view_of_it, code):
+    made = planned([view_of_it, CLAUDE, OLLAMA], LOCAL, task="dialogue", wishes=Wishes("premium"))
+    assert (targets(made)[0], made.reason) == ("ollama:llama3:8b", "orchestrator")
+    assert [(each.model, each.code) for each in made.rejected][:2] == [
+        ("openai:gpt-4o", code),
+        ("openai:gpt-4o-mini", code),
+    ]
+    alone = planned([view_of_it], task="dialogue", wishes=Wishes("premium"))
+    assert alone.fault.code == "no_eligible_model"
+    assert [each.model for each in alone.rejected] == ["openai:gpt-4o", "openai:gpt-4o-mini"]
+
+
+def test_a_retired_model_of_a_provider_that_is_away_would_not_have_been_chosen():
+    entries = LOCAL | {"openai:gpt-4o": ModelConfig(retired=True)}
+    made = planned(AWAY, entries, task="dialogue", wishes=Wishes("premium"))
+    assert [each.model for each in made.rejected if "would have been" in each.why] == ["openai:gpt-4o-mini"]
+
+
+def test_a_tier_that_the_call_names_has_no_effect_while_the_orchestrator_is_off_and_says_so():
+    made = planned(idle_tier="premium", user_default="openai:own")
+    assert (targets(made)[0], made.flags) == ("openai:own", ["tier_ignored"])
+    assert "orchestrator.enabled true" in made.steps[0].why
+
+
+@pytest.mark.parametrize(
+    ("mode", "found"),
+    [
+        ("user_choice", ["openai:gpt-4o", "anthropic:opus-4", "ollama:llama3:8b"]),
+        ("cost_optimized", ["ollama:llama3:8b", "openai:gpt-4o-mini", "anthropic:opus-4"]),
+        ("quality_first", ["openai:gpt-4o", "ollama:llama3:8b", "anthropic:opus-4"]),
+        ("balanced", ["openai:gpt-4o-mini", "ollama:llama3:8b", "anthropic:opus-4"]),
+    ],
+)
+def test_the_selection_mode_ranks_what_is_available_and_changes_no_other_step(mode, found):
+    assert targets(planned(entries=LOCAL, mode=mode)) == found
+    away = [replace(OPENAI, state="open"), CLAUDE, OLLAMA, SIMULATED]
+    assert targets(planned(away, LOCAL, mode=mode)) == [each for each in found if not each.startswith("openai")]
+    for asked in ({"model": "openai:x"}, {"provider": "openai"}, {"user_default": "openai:x"}):
+        said = planned(entries=LOCAL, mode=mode, **asked)
+        assert (targets(said)[0], said.reason) == (targets(planned(entries=LOCAL, **asked))[0], said.reason)
+
+
+def test_a_free_local_model_within_a_point_of_the_best_goes_first_in_balance():
+    near = {"ollama:llama3:8b": ModelConfig(quality=7.0), "openai:gpt-4o": ModelConfig(quality=8.0)}
+    assert targets(planned(entries=near, mode="balanced"))[0] == "ollama:llama3:8b"
+    far = {"ollama:llama3:8b": ModelConfig(quality=6.9), "openai:gpt-4o": ModelConfig(quality=8.0)}
+    assert targets(planned(entries=far, mode="balanced"))[0] == "openai:gpt-4o-mini"
+
+
+ARM = Drawn("size/small", "openai:gpt-4o-mini", None, of_task=True)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "asked", "found", "reason"),
+    [
+        (ARM, {"task": "dialogue"}, "openai:gpt-4o-mini", "task_model"),
+        (ARM, {"task": "dialogue", "user_default": "openai:own"}, "openai:gpt-4o-mini", "task_model"),
+        (ARM, {"task": "dialogue", "wishes": Wishes("premium")}, "openai:gpt-4o-mini", "task_model"),
+        (replace(ARM, model=None, tier="premium"), {"task": "dialogue"}, "openai:gpt-4o", "orchestrator"),
+        (replace(ARM, of_task=False), {"default_model": "openai:gpt-4o"}, "openai:gpt-4o-mini", "daemon_default"),
+        (replace(ARM, of_task=False, model=None, tier="premium"), {}, "openai:gpt-4o", "orchestrator"),
+    ],
+)
+def test_an_arm_of_an_experiment_stands_in_for_the_step_that_it_is_of(drawn, asked, found, reason):
+    made = planned(drawn=drawn, **asked)
+    assert (targets(made)[0], made.reason, made.arm) == (found, reason, "size/small")
+    assert made.steps[0].step == "experiment"
+
+
+@pytest.mark.parametrize(
+    ("drawn", "asked"),
+    [
+        (ARM, {"task": "dialogue", "model": "openai:x"}),
+        (ARM, {"task": "dialogue", "provider": "openai"}),
+        (ARM, {"task": "dialogue", "conversation_model": "openai:x"}),
+        (replace(ARM, of_task=False), {"user_default": "openai:x"}),
+        (replace(ARM, of_task=False), {"task": "dialogue", "task_model": "openai:x"}),
+    ],
+)
+def test_what_somebody_chose_is_no_experiment(drawn, asked):
+    made = planned(drawn=drawn, **asked)
+    assert (made.arm, made.steps[0].step == "experiment") == (None, False)
