@@ -270,7 +270,7 @@ class Ledger(Actor):
         }
         accounts_of = _members(await self._store.read(SQL["sets_of_open_holds"]))
         holds = [
-            OpenHold(start_of(row[:11]), NanoUSD(row[11]), tuple(accounts_of[row[12]]), marks_of(row[13]), row[14])
+            OpenHold(start_of(row[:12]), NanoUSD(row[12]), tuple(accounts_of[row[13]]), marks_of(row[14]), row[15])
             for row in await self._store.read(SQL["open_holds"])
         ]
         alerts = [alert_of(row) for row in await self._store.read(SQL["alerts_since"], since)]

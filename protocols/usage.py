@@ -20,7 +20,10 @@ GroupBy = Literal["user", "app", "provider", "model", "day"]
 
 
 class AttemptStart(Struct, frozen=True):
-    """What is known of an attempt before it starts. `usage_id` is also the hold's; `created_at` in µs since 1970, UTC."""
+    """What is known of an attempt before it starts. `usage_id` is also the hold's; `created_at` in µs since 1970, UTC.
+
+    `arm` is `<experiment>/<arm>` for a call that is part of an experiment.
+    """
 
     usage_id: str
     call_id: str
@@ -33,6 +36,7 @@ class AttemptStart(Struct, frozen=True):
     endpoint: str
     reason: str
     created_at: int
+    arm: str | None = None
 
 
 class AttemptEnd(Struct, frozen=True):
@@ -74,6 +78,7 @@ class UsageRow(Struct, kw_only=True):
     reason: str
     held_nano_usd: int
     marks: list[str]
+    arm: str | None
 
 
 class UsageQuery(Params):

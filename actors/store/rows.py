@@ -24,6 +24,7 @@ def start_columns(start: AttemptStart) -> tuple[Any, ...]:
         start.endpoint,
         start.reason,
         start.created_at,
+        start.arm,
     )
 
 
@@ -91,6 +92,7 @@ def usage_columns(hold: OpenHold, end: AttemptEnd) -> tuple[Any, ...]:
         ",".join(hold.marks),
         tokens.audio_prompt,
         tokens.audio_response,
+        start.arm,
     )
 
 
@@ -99,7 +101,7 @@ def usage_row_of(row: Any) -> UsageRow:
     (
         usage_id, call_id, created_at, user, app, conversation, task_type, model, endpoint, reason,
         prompt, cached, response, reasoning, token_source,
-        cost, cost_source, price_version, latency_us, first_token_us, status, held, marks,
+        cost, cost_source, price_version, latency_us, first_token_us, status, held, marks, arm,
     ) = row  # fmt: skip
     return UsageRow(
         usage_id=usage_id,
@@ -125,4 +127,5 @@ def usage_row_of(row: Any) -> UsageRow:
         reason=reason,
         held_nano_usd=held,
         marks=list(marks_of(marks)),
+        arm=arm,
     )

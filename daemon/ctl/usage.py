@@ -32,9 +32,9 @@ CSV = (
     *("usage_id", "call_id", "created_at", "user", "app", "conversation", "model", "endpoint", "task_type"),
     *("prompt_tokens", "cached_tokens", "response_tokens", "reasoning_tokens", "token_source"),
     *("cost_nano_usd", "cost_source", "price_version", "latency_ms", "first_token_ms", "status", "reason"),
-    *("held_nano_usd", "marks"),
+    *("held_nano_usd", "marks", "arm"),
 )
-TEXTS = ("user", "app", "conversation", "task_type", "model")
+TEXTS = ("user", "app", "conversation", "task_type", "model", "arm")
 """Fields of the CSV that are others' words."""
 
 _FORMULA = re.compile(r"(^|[;\t\r\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20])")

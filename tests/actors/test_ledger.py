@@ -92,6 +92,19 @@ async def test_a_settlement_closes_the_hold_and_writes_the_usage_row(books):
     assert await problems(books) == []
 
 
+@pytest.mark.parametrize("arm", [None, "prices/cheap"])
+async def test_the_arm_of_a_call_goes_with_its_hold_and_its_row(books, arm):
+    start = books.start(arm=arm)
+    await books.ledger.call(PostHold(OpenHold(start, 10, (DAEMON, ANA))))
+    assert books.rows("SELECT arm FROM holds") == [(arm,)]
+    (read,) = (await books.ledger.call(ReadBooks())).open_holds
+    assert (read.start, read.amount, read.accounts) == (start, 10, (DAEMON, ANA))
+    await books.ledger.call(PostSettlement(read, attempt_end(7)))
+    assert books.rows("SELECT arm FROM usage") == [(arm,)]
+    (row,) = (await books.ledger.call(ReadUsage(UsageQuery(), None))).rows
+    assert row.arm == arm
+
+
 async def test_no_attempt_is_held_or_settled_twice(books):
     start = books.start()
     hold, settlement = (
@@ -127,7 +140,7 @@ async def test_the_journal_is_append_only(books, tmp_path, sql):
         ("UPDATE usage SET cost = 6", "the journal holds 0 and spent 7, its usage row cost 6"),
         ("UPDATE usage SET cost = 6", "usage rows cost 6 together, the journal spent 7"),
         (
-            "INSERT INTO holds SELECT 'x', call_id, user, app, NULL, NULL, provider, model, '', '', 0, 5, 1, 'held', '', 0 FROM usage",
+            "INSERT INTO holds SELECT 'x', call_id, user, app, NULL, NULL, provider, model, '', '', 0, 5, 1, 'held', '', 0, NULL FROM usage",
             "open holds are 5 together, the journal holds 0",
         ),
     ],

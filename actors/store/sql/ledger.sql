@@ -8,8 +8,8 @@ FROM (VALUES (?, ?, ?, ?)) AS row
     JOIN accounts ON accounts.scope = row.column2 AND accounts.period = row.column3 AND accounts.label = row.column4
 
 -- name: add_hold
-INSERT INTO holds (id, call_id, user, app, conversation, task_type, provider, model, endpoint, reason, created_at, amount, set_id, marks, lease_until)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO holds (id, call_id, user, app, conversation, task_type, provider, model, endpoint, reason, created_at, arm, amount, set_id, marks, lease_until)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: add_entry
 INSERT INTO journal (usage_id, entry, at, held, spent, set_id) VALUES (?, ?, ?, ?, ?, ?)
@@ -17,8 +17,8 @@ INSERT INTO journal (usage_id, entry, at, held, spent, set_id) VALUES (?, ?, ?, 
 -- name: add_usage
 INSERT INTO usage (id, call_id, created_at, user, app, conversation, task_type, provider, model, endpoint, reason,
     prompt_tokens, cached_tokens, cache_write_tokens, response_tokens, reasoning_tokens, token_source,
-    cost, cost_source, price_version, latency_us, first_token_us, status, held, marks, audio_prompt_tokens, audio_response_tokens)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    cost, cost_source, price_version, latency_us, first_token_us, status, held, marks, audio_prompt_tokens, audio_response_tokens, arm)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: correct_usage
 UPDATE usage SET cost = ?1, cost_source = 'corrected' WHERE id = ?2
@@ -70,7 +70,7 @@ WHERE (period = 'month' AND label >= ?) OR (period = 'day' AND label >= ?)
     OR id IN (SELECT account_id FROM account_sets WHERE set_id IN (SELECT set_id FROM holds WHERE state = 'held'))
 
 -- name: open_holds
-SELECT id, call_id, user, app, conversation, task_type, provider, model, endpoint, reason, created_at, amount, set_id, marks, lease_until
+SELECT id, call_id, user, app, conversation, task_type, provider, model, endpoint, reason, created_at, arm, amount, set_id, marks, lease_until
 FROM holds WHERE state = 'held' ORDER BY id
 
 -- name: listed_holds
@@ -107,7 +107,7 @@ SELECT max(id) FROM (
 -- name: usage
 SELECT id, call_id, created_at, user, app, conversation, task_type, model, endpoint, reason,
     prompt_tokens, cached_tokens, response_tokens, reasoning_tokens, token_source,
-    cost, cost_source, price_version, latency_us, first_token_us, status, held, marks
+    cost, cost_source, price_version, latency_us, first_token_us, status, held, marks, arm
 FROM usage
 WHERE (:before IS NULL OR id < :before)
     AND (:since IS NULL OR created_at >= :since)

@@ -76,6 +76,39 @@ def first_schema(folder, **instead):
         database.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1;")
 
 
+CHOSEN = (
+    "INSERT INTO users VALUES ('ana', 5)",
+    "INSERT INTO user_models VALUES ('ana', 'openai', 'm', 1, 7, '{}', '{\"temperature\":0}', '{}', 5, 6)",
+    "INSERT INTO conversations VALUES ('ana', 'c1', 'anthropic:m', 6)",
+    "INSERT INTO alerts VALUES (1, 'user:ana', 'month', '2027-03', 75, 1000, 800, 5, NULL)",
+    "INSERT INTO overrides VALUES ('o1', 'ana', 500, 5, 900, 'root', 'the release', NULL)",
+    "INSERT INTO idempotency VALUES (1000, 'k', x'00', '0000000000001', 5, x'7b7d')",
+    "INSERT INTO usage_daily VALUES ('2026-01-31', 'ana', 'editor', 'openai', 'openai:m', 3, 9, 0, 6, 0, 40, 1, 0)",
+    "UPDATE usage SET marks = 'soft,overrun', audio_prompt_tokens = 4 WHERE id = '0000000000008'",
+    "UPDATE holds SET marks = 'override', lease_until = 77 WHERE state = 'held'",
+)
+"""What later schemas can hold beside."""
+
+
+def schema_of(folder, version):
+    """A database as that version left it: one of the first, brought on, with something in each of the later tables."""
+    first_schema(folder)
+    with closing(sqlite3.connect(folder / "quorumd.sqlite3")) as database:
+        for number, step in enumerate(migrations()[1:version], 2):
+            database.executescript(f"BEGIN; {step} PRAGMA user_version = {number}; COMMIT;")
+        for sql in CHOSEN:
+            database.execute(sql)
+        database.commit()
+
+
+def everything(path):
+    """All rows by table, each as a dict by column."""
+    with closing(sqlite3.connect(path)) as database:
+        database.row_factory = sqlite3.Row
+        return {name: [dict(row) for row in database.execute(f"SELECT * FROM {name} ORDER BY 1, 2")]
+                for (name,) in database.execute(COUNTED).fetchall()}  # fmt: skip
+
+
 @asynccontextmanager
 async def opened(folder):
     store = await open_store(folder, "process", lambda _: DAY)
@@ -230,6 +263,31 @@ async def test_one_whose_sets_name_accounts_that_are_not_there_is_left_as_it_is(
     with closing(sqlite3.connect(tmp_path / "quorumd.sqlite3")) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (1,)
         assert database.execute("SELECT count(*) FROM accounts").fetchone() == (5,)
+
+
+async def test_a_database_of_the_third_schema_keeps_every_row_and_learns(tmp_path):
+    schema_of(tmp_path, 3)
+    path = tmp_path / "quorumd.sqlite3"
+    before = everything(path)
+    assert all(before[table] for table in before if table not in {"carried", "alerts_out"})
+    async with opened(tmp_path) as store:
+        assert await store.read(Statement("PRAGMA user_version", 0)) == [(len(migrations()),)]
+        assert await store.read(Statement("PRAGMA integrity_check", 0)) == [("ok",)]
+    after = everything(path)
+    assert after.pop("feedback") == []
+    for table in ("usage", "holds"):
+        assert [row.pop("arm") for row in after[table]] == [None] * len(before[table])
+    assert after == before
+    assert everything(tmp_path / "quorumd.sqlite3.v3.backup") == before
+
+
+@pytest.mark.parametrize("rating", [-1.01, 1.01, None, "good"])
+async def test_feedback_without_a_rating_within_bounds_is_no_row(tmp_path, rating):
+    async with opened(tmp_path) as store:
+        with pytest.raises(sqlite3.IntegrityError):
+            await store._writer.run(
+                lambda c: c.execute("INSERT INTO feedback VALUES ('c', 'u', 'ana', ?, NULL, 1)", (rating,))
+            )
 
 
 async def test_a_second_start_migrates_nothing(tmp_path):

@@ -140,6 +140,7 @@ ROW = {
     "reason": "explicit_model",
     "held_nano_usd": 9000,
     "marks": [],
+    "arm": None,
 }
 HOLD = {
     "hold_id": "h1",
@@ -478,7 +479,7 @@ def test_usage_as_csv_has_its_head_even_without_rows(daemon, ctl):
     ],
 )
 def test_no_text_in_csv_is_a_formula_to_a_spreadsheet(daemon, ctl, text, cell):
-    texts = ("user", "app", "conversation", "task_type", "model")
+    texts = ("user", "app", "conversation", "task_type", "model", "arm")
     daemon.table["usage"] = {"rows": [{**ROW, **dict.fromkeys(texts, text), "latency_ms": -1.0}]}
     (row,) = csv.DictReader(io.StringIO(ctl("usage", "--csv").stdout))
     assert {row[key] for key in texts} == {cell}
