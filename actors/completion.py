@@ -408,6 +408,7 @@ class Completions:
             endpoint=source.endpoint.origin,
             reason=run.reason,
             created_at=self._clock.now_us(),
+            arm=run.made.arm,
         )
         return Held(
             self._budget,

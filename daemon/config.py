@@ -208,7 +208,7 @@ def _readable(error: str, tables: Mapping[str, Any]) -> str:
         kinds = next(f.type for f in msgspec.structs.fields(_SECTIONS[section]) if f.encode_name == name)
         what += _right_names(what.split("'")[1], _literals(kinds))
     what = what.replace("Object", "the section").replace("`object", "`table")
-    if "[...]" in place:
+    while "[...]" in place:
         place = place.replace("[...]", f".{_wrong_entry(place, tables)}", 1)
     return f"{place}: {what}" if place else what
 

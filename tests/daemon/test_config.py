@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from datetime import UTC
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -17,6 +18,12 @@ from protocols.money import NANO_PER_USD
 EXAMPLE = Path(__file__).resolve().parents[2] / "systemd" / "quorumd.toml"
 OPENAI = '[providers.openai]\nkind = "openai"\n'
 LOCAL = '[providers.box]\nkind = "openai"\nlocal = true\n'
+
+ARMS = """
+[experiments.e.arms]
+a = { tier = "budget" }
+b = { model = "openai:gpt-4o", weight = 2 }
+"""
 
 WRONG = {
     "an unknown section": ("[demon]\n", ["`demon`", "did you mean `daemon`?"]),
@@ -109,6 +116,33 @@ WRONG = {
     ),
     "no place of a key": (OPENAI + "api_key = {}\n", ["providers.openai.api_key", "one place"]),
     "no TOML": ("[daemon\n", ["line 1"]),
+    "one arm": ("[experiments.e.arms.a]\ntier = 'budget'\n", ["experiments.e.arms", "length >= 2"]),
+    "an arm of nothing": (
+        ARMS + "[experiments.e.arms.c]\nweight = 2\n",
+        ["[experiments.e]", "arm `c`", "`model` or a `tier`"],
+    ),
+    "an arm of two things": (
+        ARMS + "[experiments.e.arms.c]\nmodel = 'a:b'\ntier = 'budget'\n",
+        ["[experiments.e]", "arm `c`", "either"],
+    ),
+    "an unknown key of an arm": (
+        ARMS + "[experiments.e.arms.c]\nwieght = 1\n",
+        ["experiments.e.arms.c", "did you mean `weight`?"],
+    ),
+    "an unknown key of an experiment": (
+        ARMS + "[experiments.e]\ntasks = 'tag'\n",
+        ["experiments.e", "did you mean `task`?"],
+    ),
+    "a weight of nothing": (ARMS + "[experiments.e.arms.c]\nweight = 0\n", ["weight", "> 0"]),
+    "an experiment's name": ("[experiments.'a/b'.arms]\n", ["experiments", "regex"]),
+    "an experiment of no task": (
+        ARMS + "[experiments.e]\ntask = 'dialoge'\n",
+        ["[experiments.e]", "did you mean `dialogue`?"],
+    ),
+    "two experiments of a task": (
+        ARMS + ARMS.replace("experiments.e", "experiments.f"),
+        ["[experiments.f]", "`e` is an experiment for every task already"],
+    ),
 }
 
 
@@ -231,3 +265,16 @@ class TestValues:
 def test_only_what_comes_later_has_no_effect():
     config = parse({"settings": {"tournament.enabled": True, "orchestrator.enabled": True}})
     assert config.without_effect() == ["the setting `tournament.enabled` of the config has no effect in this version"]
+
+
+def test_settings_may_be_written_as_toml_would():
+    quoted = parse(tomllib.loads('[settings]\n"orchestrator.enabled" = true\n"orchestrator.task_models.tag" = "a:b"\n'))
+    bare = parse(tomllib.loads('[settings]\norchestrator.enabled = true\norchestrator.task_models.tag = "a:b"\n'))
+    assert bare.settings == quoted.settings == {"orchestrator.enabled": True, "orchestrator.task_models.tag": "a:b"}
+
+
+def test_an_experiment_has_its_arms_and_a_task_of_ours_or_of_the_config():
+    tasks = "[tasks.poem]\nprompt_tokens = 10\n"
+    config = parse(tomllib.loads(ARMS + "[experiments.e]\ntask = 'poem'\nsticky = 'conversation'\n" + tasks))
+    assert config.experiments["e"].arms["b"].weight == 2
+    assert (config.experiments["e"].task, config.experiments["e"].sticky) == ("poem", "conversation")
