@@ -29,7 +29,7 @@ from actors.rules.hints import in_language
 from actors.rules.matrix import TaskConfig
 from actors.rules.overbudget import question, refusal, way_out
 from actors.rules.parameters import parameter_steps
-from actors.rules.routing import Asked, Plan, nearest_models, plan, resolve_choice, unlisted_why
+from actors.rules.routing import TIER_IGNORED, Asked, Plan, nearest_models, plan, resolve_choice, unlisted_why
 from actors.rules.tokens import PromptTokens
 from actors.session import Sessions
 from actors.tokenizer import Tokenizer
@@ -542,6 +542,13 @@ _MARKED: dict[Mark, str] = {
 }
 
 
+_FLAGGED = {
+    "tier_exceeded": "no free local model will do for this task: a paid one answered (`orchestrator.budget_tier_allows_paid`)",
+    "tier_ignored": f"`quality_tier`: {TIER_IGNORED}",
+}
+"""What the flags of a decision mean."""
+
+
 def _tell_what_failed(refused: QuorumError, failed: list[Rejected]) -> None:
     """A budget that refuses the last target is not all that there is to know: the one before it had failed."""
     first = failed[0]
@@ -590,6 +597,7 @@ def _warnings(run: _Run, held: Held, *, simulated: bool) -> list[Warned]:
         found.append(
             Warned("overrun", "the provider charged more than the bound that was held; the limit may be passed by it")
         )
+    found += [Warned(flag, _FLAGGED[flag]) for flag in run.made.flags]
     found += [Warned(mark, _MARKED[mark]) for mark in held.marks or () if mark in _MARKED]
     found += [Warned(f"budget_{alert.level}", alert_text(alert)) for alert in held.alerts]
     if end.cost is None:

@@ -200,6 +200,7 @@ _SECTIONS: dict[str, type[Struct]] = {
 def _readable(error: str, tables: Mapping[str, Any]) -> str:
     """A message of msgspec with the place in TOML's words, and with the names that would be right."""
     what, _, place = error.partition(" - at `$")
+    msgspecs = what
     place = place.rstrip("`").removeprefix(".")
     if "unknown field" in what:
         what += _right_names(what.split("`")[1], [f.encode_name for f in msgspec.structs.fields(_SECTIONS[place])])
@@ -209,7 +210,7 @@ def _readable(error: str, tables: Mapping[str, Any]) -> str:
         what += _right_names(what.split("'")[1], _literals(kinds))
     what = what.replace("Object", "the section").replace("`object", "`table")
     while "[...]" in place:
-        place = place.replace("[...]", f".{_wrong_entry(place, tables)}", 1)
+        place = place.replace("[...]", f".{_wrong_entry(place, tables, msgspecs)}", 1)
     return f"{place}: {what}" if place else what
 
 
@@ -224,8 +225,8 @@ def _literals(kind: Any) -> list[str]:
     return [part for part in get_args(kind) if isinstance(part, str)] + inner
 
 
-def _wrong_entry(place: str, tables: Mapping[str, Any]) -> str:
-    """The name behind `[...]`: msgspec keeps it to itself, so the entries are tried one at a time."""
+def _wrong_entry(place: str, tables: Mapping[str, Any], error: str) -> str:
+    """The name behind `[...]`: msgspec keeps it to itself, so the entries are tried one at a time until one gives the same error."""
     path = place.partition("[...]")[0].split(".")
     entries: Any = tables
     for name in path:
@@ -236,8 +237,9 @@ def _wrong_entry(place: str, tables: Mapping[str, Any]) -> str:
             alone = {outer: alone}
         try:
             msgspec.convert(alone, Config)
-        except msgspec.ValidationError:
-            return json.dumps(name, ensure_ascii=False) if not PROVIDER_NAME.match(name) else name
+        except msgspec.ValidationError as same:
+            if str(same).startswith(error):
+                return json.dumps(name, ensure_ascii=False) if not PROVIDER_NAME.match(name) else name
     return "?"
 
 
@@ -303,6 +305,8 @@ def _check_models(config: Config) -> None:
 def _check_experiments(config: Config) -> None:
     for name, experiment in config.experiments.items():
         where = f"[experiments.{name}]"
+        if len(experiment.arms) < 2:  # noqa: PLR2004  one alone is compared with nothing
+            raise ConfigRefused(f"{where}: it needs two arms or more")
         for arm, one in experiment.arms.items():
             if (one.model is None) == (one.tier is None):
                 raise ConfigRefused(f"{where}: the arm `{arm}` names either a `model` or a `tier`")

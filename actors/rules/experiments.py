@@ -31,7 +31,7 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     A call stays in its arm by `sticky`; one without a conversation by its user.
     """
 
-    arms: Annotated[dict[Annotated[str, Meta(pattern=ARM_NAME)], Arm], Meta(min_length=2)]
+    arms: dict[Annotated[str, Meta(pattern=ARM_NAME)], Arm]
     task: Name | None = None
     sticky: Literal["user", "conversation"] = "user"
 

@@ -116,7 +116,7 @@ WRONG = {
     ),
     "no place of a key": (OPENAI + "api_key = {}\n", ["providers.openai.api_key", "one place"]),
     "no TOML": ("[daemon\n", ["line 1"]),
-    "one arm": ("[experiments.e.arms.a]\ntier = 'budget'\n", ["experiments.e.arms", "length >= 2"]),
+    "one arm": ("[experiments.e.arms.a]\ntier = 'budget'\n", ["[experiments.e]", "two arms or more"]),
     "an arm of nothing": (
         ARMS + "[experiments.e.arms.c]\nweight = 2\n",
         ["[experiments.e]", "arm `c`", "`model` or a `tier`"],
