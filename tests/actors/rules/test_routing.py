@@ -474,20 +474,75 @@ NAMES = st.none() | st.sampled_from(
 )
 
 
+STRENGTHS = st.lists(st.sampled_from(["narrative", "thematic_analysis", "speed"]), max_size=2).map(tuple)
+ENTRIES = st.dictionaries(
+    st.sampled_from(["openai:gpt-4o", "openai:x", "anthropic:opus-4", "ollama:llama3:8b", "sim:sim"]),
+    st.builds(
+        ModelConfig,
+        quality=st.none() | st.floats(0, 10),
+        strengths=st.none() | STRENGTHS,
+        local=st.none() | st.booleans(),
+    ),
+)
+STATES = st.sampled_from(["healthy", "degraded", "unknown", "open", "rate_limited", "misconfigured"])
+WISHES = st.none() | st.builds(
+    Wishes,
+    tier=st.sampled_from(["budget", "balanced", "premium"]),
+    prefer_local=st.booleans(),
+    allow_paid=st.booleans(),
+)
+DRAWN = st.none() | st.builds(
+    lambda model, tier, of_task: Drawn("e/a", None if tier else model, tier, of_task),
+    st.sampled_from(["openai:gpt-4o", "gone:x"]),
+    st.none() | st.sampled_from(["budget", "premium"]),
+    st.booleans(),
+)
+SETTINGS = st.fixed_dictionaries(
+    {
+        "user_models": st.lists(st.sampled_from(["openai:gpt-4o", "anthropic:x", "ollama:y", "gone:z"])).map(tuple),
+        "conversation_model": NAMES,
+        "user_default": NAMES,
+        "default_model": NAMES,
+        "task": st.none() | st.sampled_from(["dialogue", "theme_analysis", "no such task"]),
+        "wishes": WISHES,
+        "task_model": NAMES,
+        "drawn": DRAWN,
+        "allow_fallback": st.none() | st.booleans(),
+        "mode": st.sampled_from(["user_choice", "cost_optimized", "quality_first", "balanced"]),
+    }
+)
+
+
 @given(
     model=st.sampled_from(["openai:gpt-4o", "anthropic:new", "claude:opus-4", "fast", "sim:sim"]),
-    own=st.lists(st.sampled_from(["openai:gpt-4o", "anthropic:x", "ollama:y", "gone:z"])).map(tuple),
-    defaults=st.tuples(NAMES, NAMES, NAMES),
-    fallback=st.none() | st.booleans(),
+    states=st.tuples(STATES, STATES, STATES, STATES),
+    entries=ENTRIES,
+    settings=SETTINGS,
 )
 def test_an_available_model_that_the_call_names_is_the_first_target_whatever_else_is_set(
-    model, own, defaults, fallback
+    model, states, entries, settings
 ):
-    lower = dict(zip(("conversation_model", "user_default", "default_model"), defaults, strict=True))
-    made = planned(model=model, user_models=own, allow_fallback=fallback, **lower)
     meant = {"claude:opus-4": "anthropic:opus-4", "fast": "openai:gpt-4o-mini"}.get(model, model)
-    assert (targets(made)[0], made.reason, made.fault) == (meant, "explicit_model", None)
+    views = [
+        replace(v, state="healthy" if meant.startswith(f"{v.name}:") else state)
+        for v, state in zip(VIEWS, states, strict=True)
+    ]
+    made = planned(views, entries, model=model, **settings)
+    assert (targets(made)[0], made.reason, made.fault, made.arm) == (meant, "explicit_model", None, None)
     assert len(set(made.targets)) == len(made.targets)
+
+
+@given(states=st.tuples(STATES, STATES, STATES, STATES), entries=ENTRIES, settings=SETTINGS)
+def test_a_plan_has_targets_that_can_be_called_or_a_fault_and_is_the_same_each_time(states, entries, settings):
+    views = [replace(v, state=state) for v, state in zip(VIEWS, states, strict=True)]
+    made = planned(views, entries, **settings)
+    assert (made.fault is None) == bool(made.targets)
+    away = {v.name for v in views if v.state in {"open", "rate_limited", "misconfigured"}}
+    assert not any(target.provider in away for target in made.targets)
+    assert targets(made) == targets(planned(views, entries, **settings))
+    if made.free_only:
+        local = {name for name, entry in entries.items() if entry.local}
+        assert all(target.provider == "ollama" or str(target) in local for target in made.targets)
 
 
 LOCAL = {"ollama:llama3:8b": ModelConfig(quality=6.5, strengths=("narrative",))}
