@@ -39,6 +39,7 @@ TARGETS = (
     Target("chunk delay p99, paced", "ms", 5.0),  # ours: within one pace, so each token leaves as it comes
     Target("CPU of hold + settle, 64 at once, power", "µs", 60),
     Target("hold + settle p50 alone, power", "ms", 1.0),
+    Target("resolution, 200 models, the dearest", "µs", 30),
     Target("memory idle", "MB", 65),
     Target("memory, 1 000 slow streams", "MB", 130),
     Target("start to the first answer, new state", "s", 0.5),

@@ -293,7 +293,12 @@ def money(bench: Bench) -> Outcome:
 
 
 def _money(at_once: int, each: int, durability: str) -> dict[str, float]:
-    command = [sys.executable, str(HERE / "money.py"), str(DAEMON_CORE), str(at_once), str(each), durability]
+    return _figures_of("money.py", str(at_once), str(each), durability)
+
+
+def _figures_of(script: str, *arguments: str) -> dict[str, float]:
+    """What a script of this folder prints, run on the daemon's core."""
+    command = [sys.executable, str(HERE / script), str(DAEMON_CORE), *arguments]
     found: dict[str, float] = json.loads(
         subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=HERE.parent, env=_with_path()).stdout
     )
@@ -303,6 +308,20 @@ def _money(at_once: int, each: int, durability: str) -> dict[str, float]:
 def _with_path() -> dict[str, str]:
     """The packages of this checkout, for a script in the folder below."""
     return {**os.environ, "PYTHONPATH": str(HERE.parent)}
+
+
+# ---- plans
+
+
+def plans(bench: Bench) -> Outcome:
+    """Deciding which model answers, with 200 models in the catalogue."""
+    bench.say("plans")
+    runs = [_figures_of("plans.py") for _ in range(bench.reps)]
+    took = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    *each, (first, first_us) = took.items()
+    rows: list[list[str | float | None]] = [[name, us] for name, us in (*each, (first, first_us))]
+    figures: dict[str, float | None] = {"resolution, 200 models, the dearest": max(us for _, us in each)}
+    return Outcome(Table("Which model answers, 200 models", ["", "CPU µs"], rows), figures)
 
 
 # ---- start
@@ -390,7 +409,7 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
-NAMES = ("calls", "streams", "money", "memory", "start", "ctl")
+NAMES = ("calls", "streams", "money", "plans", "memory", "start", "ctl")
 
 
 def run_part(bench: Bench, name: str) -> list[Outcome]:
@@ -402,6 +421,8 @@ def run_part(bench: Bench, name: str) -> list[Outcome]:
             return [streams(bench)]
         case "money":
             return [money(bench)]
+        case "plans":
+            return [plans(bench)]
         case "memory":
             return [memory_used(bench)]
         case "start":
