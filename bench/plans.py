@@ -28,7 +28,7 @@ KNOWN = ("gpt-4o", "gpt-4o-mini", "llama3.2", "mistral:7b", "qwen3:32b", "claude
 
 QUESTIONS: Mapping[str, Asked] = {
     "an explicit model": Asked("p1:gpt-4o", None, None, None),
-    "an explicit model, fallback allowed": Asked("p1:gpt-4o", None, True, None),
+    "an explicit model, fallback allowed": Asked("p1:gpt-4o", None, allow_fallback=True, default_model=None),
     "an explicit provider": Asked(None, "p3", None, None),
     "a hint": Asked(None, None, None, None, hint="en-claude"),
     "a conversation's model": Asked(None, None, None, None, conversation_model="p2:gpt-4o"),
