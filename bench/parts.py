@@ -409,23 +409,13 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
-NAMES = ("calls", "streams", "money", "plans", "memory", "start", "ctl")
-
-
-def run_part(bench: Bench, name: str) -> list[Outcome]:
-    """The outcomes of a part: calls have one for each durability."""
-    match name:
-        case "calls":
-            return [calls(bench, "power"), calls(bench, "process")]
-        case "streams":
-            return [streams(bench)]
-        case "money":
-            return [money(bench)]
-        case "plans":
-            return [plans(bench)]
-        case "memory":
-            return [memory_used(bench)]
-        case "start":
-            return [start(bench)]
-        case _:
-            return [control(bench)]
+PARTS: dict[str, Callable[[Bench], list[Outcome]]] = {
+    "calls": lambda bench: [calls(bench, "power"), calls(bench, "process")],
+    "streams": lambda bench: [streams(bench)],
+    "money": lambda bench: [money(bench)],
+    "plans": lambda bench: [plans(bench)],
+    "memory": lambda bench: [memory_used(bench)],
+    "start": lambda bench: [start(bench)],
+    "ctl": lambda bench: [control(bench)],
+}
+"""The parts and their outcomes: calls have one for each durability."""

@@ -14,7 +14,7 @@ import msgspec
 from figures import Judged, judge
 from loads import FOREIGN_LIMIT, Loader
 from machine import DAEMON_CORE, LOAD_CORE, Machine, describe
-from parts import NAMES, Bench, Outcome, run_part
+from parts import PARTS, Bench, Outcome
 from processes import HERE, BenchError, Upstream, build, installed
 from sampling import SHAPES, profile
 from table import Table, cell
@@ -91,7 +91,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one repeat and fewer levels: about a minute")
     parser.add_argument("--reps", type=int, help="repeats of each load (3; 1 with --quick)")
     parser.add_argument("--tries", type=int, help="runs of a load until one is quiet (3; 1 with --quick)")
-    parser.add_argument("--only", choices=NAMES, action="append", help="a part; may be given several times")
+    parser.add_argument("--only", choices=PARTS, action="append", help="a part; may be given several times")
     parser.add_argument("--json", action="store_true", help="print the report as JSON, not as tables")
     parser.add_argument("--daemon", default=installed("quorumd"), help="command of the daemon under test")
     parser.add_argument("--disk", type=Path, help="folder for the state folders (the system's temporary one)")
@@ -131,7 +131,7 @@ def prepare(arguments: argparse.Namespace, upstream: Upstream, folder: Path) -> 
 
 def measure(bench: Bench, arguments: argparse.Namespace) -> Report:
     machine = describe(bench.folder)
-    outcomes = [outcome for name in NAMES if name in (arguments.only or NAMES) for outcome in run_part(bench, name)]
+    outcomes = [outcome for name, part in PARTS.items() if name in (arguments.only or PARTS) for outcome in part(bench)]
     figures = {name: value for outcome in outcomes for name, value in outcome.figures.items()}
     users = f"{arguments.users} users" if arguments.users else "one user"
     setting = {
