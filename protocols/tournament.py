@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct, field
 
+from protocols.audit import Actor
+from protocols.chat import MAX_TOKENS, Message
+from protocols.model import Tier
 from protocols.money import NanoUSD
-from protocols.rpc import Name
+from protocols.request import Request
+from protocols.rpc import Name, Params, Right
 
 AnswerType = Literal["bool", "choice", "number", "date", "set", "json", "code", "short_text"]
 Mode = Literal["vote", "pick", "fuse", "race", "cascade"]
@@ -78,6 +82,14 @@ class Agreement(Struct, frozen=True):
     clusters: list[Cluster]
 
 
+class Missing(Struct, frozen=True):
+    """A member whose ballot does not count: the fault's code, `unparsed` or `cancelled`, and what was wrong."""
+
+    model: str
+    code: str
+    why: str
+
+
 class Verdict(Struct, kw_only=True):
     """Result of `tournament`. Costs in nano-dollars; `missing` are members whose ballot does not count, each with why."""
 
@@ -90,7 +102,286 @@ class Verdict(Struct, kw_only=True):
     flags: list[Flag] = field(default_factory=list)
     needs_review: bool = False
     ballots: list[Ballot] = field(default_factory=list)
-    missing: list[Any] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+    mode: Mode = "vote"
     cost_nano_usd: NanoUSD
     bound_nano_usd: NanoUSD
     saved_nano_usd: NanoUSD
+
+
+MOST_MEMBERS = 16
+"""More would cost more than they could tell."""
+
+
+class Tournament(Params):
+    """Asks several models one question. `messages`, or `prompt` for a single one.
+
+    `members` (model ids or aliases, the same one several times if wanted) or `n` of them chosen by the router; `answer` an AnswerSpec
+    or only its type; `judge` one or several models that compare what has no type. `threshold` is a fraction or a decimal ("2/3",
+    "0.75"); `veto` is an answer that one ballot is enough to block with. What is left out, the user's settings say.
+    """
+
+    method: ClassVar[str] = "tournament"
+    right: ClassVar[Right] = "use"
+
+    messages: list[Message] = field(default_factory=list)
+    prompt: str | None = None
+    members: Annotated[list[Name], Meta(max_length=MOST_MEMBERS)] | None = None
+    n: Annotated[int, Meta(ge=2, le=MOST_MEMBERS)] | None = None
+    mode: Mode | None = None
+    answer: AnswerSpec | AnswerType | None = None
+    judge: Name | Annotated[list[Name], Meta(max_length=MOST_MEMBERS)] | None = None
+    aggregator: Name | None = None
+    min_live: Annotated[int, Meta(ge=2, le=MOST_MEMBERS)] | None = None
+    threshold: Name | None = None
+    latency: Latency | None = None
+    on_tight_budget: TightBudget = "shrink"
+    veto: Name | None = None
+    user: Name | None = None
+    conversation: Name | None = None
+    task_type: Name | None = None
+    quality_tier: Tier | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    override_token: Name | None = None
+    stream: bool = False
+
+    def __post_init__(self) -> None:
+        """The checks that a type can't say; msgspec turns a ValueError into a fault that names the place."""
+        if bool(self.messages) == (self.prompt is not None):
+            raise ValueError("give either `messages` or `prompt`")
+        if self.members is not None and len(self.members) < 2:  # noqa: PLR2004  one alone is no tournament
+            raise ValueError("`members` names two models or more; one alone is a `chat`")
+        if self.members is not None and self.n is not None and self.n != len(self.members):
+            raise ValueError("`n` is the number of `members` where these are named; leave one of them out")
+
+
+class Launched(Struct, tag_field="type", tag="launched"):
+    """Progress: these members were asked."""
+
+    models: list[str]
+
+
+class Cast(Struct, tag_field="type", tag="ballot"):
+    """Progress: a ballot came in, or its member failed."""
+
+    ballot: Ballot
+
+
+class Decided(Struct, tag_field="type", tag="decided"):
+    """Progress: what there is cannot be overturned, or nobody is left to be heard."""
+
+    status: Status
+    why: str
+
+
+class Cancelled(Struct, tag_field="type", tag="cancelled"):
+    """Progress: these members run no more, or were never asked."""
+
+    models: list[str]
+
+
+class Judging(Struct, tag_field="type", tag="judging"):
+    """Progress: a judge or an aggregator is asked."""
+
+    model: str
+    what: str
+
+
+Progress = Launched | Cast | Decided | Cancelled | Judging
+"""What a streaming client of `tournament` is sent."""
+
+
+# ---- the record
+
+
+class Opened(Struct, frozen=True, kw_only=True):
+    """What is known of a tournament when it begins. `created_at` in µs since 1970; `spec`, `rule` are JSON, for a replay."""
+
+    tournament_id: str
+    user: str
+    app: str
+    task_type: str | None
+    mode: Mode
+    prompt: str
+    spec: str
+    rule: str
+    members: list[str]
+    created_at: int
+
+
+class OpenRecord(Request[None], frozen=True):
+    """Record: a tournament begins; answered once that is durable."""
+
+    opened: Opened
+
+
+class KeepBallot(Request[None], frozen=True):
+    """Record: a ballot came in, or a member failed."""
+
+    tournament_id: str
+    ballot: Ballot
+
+
+class CloseRecord(Request[None], frozen=True):
+    """Record: a tournament ended so; answered once that is durable. `agreed` are the slots whose ballot is the winner's."""
+
+    verdict: Verdict
+    agreed: list[int]
+
+
+class AbandonRecord(Request[None], frozen=True):
+    """Record: a tournament ended without a verdict: cancelled, refused, or the daemon stopped."""
+
+    tournament_id: str
+    why: str
+
+
+class Reliability(Struct, frozen=True):
+    """How often a model agreed with the outcome, of those that were decided or reviewed; `score` is smoothed: (agreed + 1) / (of + 2)."""
+
+    model: str
+    agreed: int
+    of: int
+    score: float
+
+
+class ReadReliability(Request[dict[str, Reliability]], frozen=True):
+    """Record: the reliability of models at a task (None: at all tasks), of the account's own tournaments and others' alike."""
+
+    task_type: str | None
+
+
+State = Literal["running", "done", "unfinished"]
+"""`unfinished`: it was cancelled, or the daemon ended before it did."""
+
+
+class TournamentRow(Struct, kw_only=True):
+    """A row of `tournaments`."""
+
+    tournament_id: str
+    created_at: str
+    user: str
+    app: str
+    task_type: str | None
+    mode: str
+    state: State
+    status: str | None
+    answer: str | None
+    needs_review: bool
+    reviewed_answer: str | None
+    members: list[str]
+    prompt: str
+    cost_nano_usd: int | None
+    why: str | None = None
+
+
+class Tournaments(Params):
+    """Lists tournaments, newest first; `needs_review` only those that a person should look at, `before` pages on from an id."""
+
+    method: ClassVar[str] = "tournaments"
+    right: ClassVar[Right] = "use"
+
+    last: Annotated[int, Meta(ge=1, le=1000)] = 50
+    before: Name | None = None
+    needs_review: bool | None = None
+    state: State | None = None
+    task: Name | None = None
+    user: Name | None = None
+
+
+class TournamentList(Struct):
+    """Result of `tournaments` and `reviews`."""
+
+    tournaments: list[TournamentRow]
+
+
+class Reviews(Params):
+    """Lists the tournaments that nobody has looked at yet although they need it."""
+
+    method: ClassVar[str] = "reviews"
+    right: ClassVar[Right] = "use"
+
+    last: Annotated[int, Meta(ge=1, le=1000)] = 50
+    before: Name | None = None
+    user: Name | None = None
+
+
+class ReviewsResolve(Params):
+    """Says which answer was right, in words of the tournament's answer type; feeds the members' reliability."""
+
+    method: ClassVar[str] = "reviews.resolve"
+    right: ClassVar[Right] = "use"
+
+    tournament_id: Name
+    answer: Annotated[str, Meta(max_length=100_000)]
+    why: Annotated[str, Meta(max_length=2000)] = ""
+    user: Name | None = None
+
+
+class Show(Params):
+    """One tournament with its ballots, as its verdict said it."""
+
+    method: ClassVar[str] = "tournament.show"
+    right: ClassVar[Right] = "use"
+
+    tournament_id: Name
+    user: Name | None = None
+
+
+class Replay(Params):
+    """Evaluates stored ballots anew, with another threshold, mode or answer type; calls nobody and changes no record."""
+
+    method: ClassVar[str] = "tournament.replay"
+    right: ClassVar[Right] = "use"
+
+    tournament_id: Name
+    threshold: Name | None = None
+    mode: Literal["vote", "race", "cascade"] | None = None
+    answer: AnswerSpec | AnswerType | None = None
+    min_live: Annotated[int, Meta(ge=2, le=MOST_MEMBERS)] | None = None
+    veto: Name | None = None
+    user: Name | None = None
+
+
+class Resolved(Struct):
+    """Result of `reviews.resolve`: whose ballots gave this answer."""
+
+    tournament_id: str
+    answer: str
+    agreed: list[str]
+    disagreed: list[str]
+
+
+class ListTournaments(Request[list[TournamentRow]], frozen=True):
+    """Record: rows; `user` and the names below, None everybody's. `reviews` only what waits for a review."""
+
+    query: Tournaments | Reviews
+    user: str | None
+
+
+class ReadRecord(Request["Stored"], frozen=True):
+    """Record: one tournament with its ballots; `user` and the names below, None anybody's. Raises NotFound."""
+
+    tournament_id: str
+    user: str | None
+
+
+class Stored(Struct, kw_only=True):
+    """A tournament as it is stored; `spec` and `rule` are JSON; `agreed` are the winner's slots."""
+
+    row: TournamentRow
+    spec: str
+    rule: str
+    ballots: list[Ballot]
+    verdict: Verdict | None = None
+
+
+class ResolveReview(Request[Resolved], frozen=True):
+    """Record: the answer that was right, with an audit entry. Raises NotFound, BadRequest for an answer of another type."""
+
+    tournament_id: str
+    answer: str
+    why: str
+    user: str | None
+    actor: Actor
