@@ -37,7 +37,7 @@ IN_WORDS: dict[Reason, str] = {
     "first_available": "the first model that is available",
     "provider_unhealthy_fallback": "it stands in, for the provider before it is down",
     "rate_limited_fallback": "it stands in, for the provider before it takes no more requests now",
-    "budget_exceeded_auto_fallback": "it is local and free, and stands in because the budget is used up",
+    "budget_exceeded_auto_fallback": "a local model that stands in, for the budget is used up",
     "context_too_long_fallback": "it stands in, for the prompt is too long for the model before it",
 }
 """Each reason as people are told it."""

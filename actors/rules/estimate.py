@@ -71,7 +71,7 @@ def summed(rows: Sequence[Assumed], missing: Iterable[Missing] = ()) -> Estimate
         if row.task is not None:
             by_task[row.task] = by_task.get(row.task, 0) + amount
     total = sum(by_model.values()) if by_model else None
-    if total is not None and total > MOST_NANO_USD:
+    if max([total or 0, *(row.cost_nano_usd or 0 for row in rows)]) > MOST_NANO_USD:
         raise BadRequest("so many calls cost more than can be told; estimate fewer of them")
     return Estimated(total, by_task, by_model, list(rows), [*missing, *_without_price(rows)])
 

@@ -114,7 +114,7 @@ def _show(answer: Any) -> None:
     if fault := answer.get("fault"):
         put(f"now it would be refused: {fault['code']}: {fault['message']}")
     if rows:
-        put(f"assumed {_assumption(rows)}")
+        put(f"assumed: {_assumption(rows)}")
 
 
 def _cost(row: Any) -> int | None:
@@ -124,17 +124,15 @@ def _cost(row: Any) -> int | None:
 def _assumption(rows: Any) -> str:
     """What the tokens of the rows were taken from, in a sentence."""
     if rows[0]["prompt_source"] == "task":
-        return "is what `daemonctl recommend TASK` tells of each task, nothing cached, at the prices of now"
+        return "the tokens of each task as above, nothing cached, at the prices of now"
     (row,) = rows
-    prompt = (
-        f"{count(row['prompt_tokens'])} tokens of prompt ({PROMPTS.get(row['prompt_source'], row['prompt_source'])})"
-    )
-    answer = (
-        f"{count(row['response_tokens'])} of answer ({ANSWERS.get(row['response_source'], row['response_source'])})"
-    )
-    price = "free" if row["local"] else f"prices of {row['price_version'] or 'nobody'}"
-    most = "" if row["bound_nano_usd"] is None else f"; it can't cost more than {money(row['bound_nano_usd'])}"
-    return f"are {prompt} and {answer}, {price}{most}"
+    prompt = f"a prompt of {count(row['prompt_tokens'])} tokens ({PROMPTS.get(row['prompt_source'], '?')})"
+    answer = f"an answer of {count(row['response_tokens'])} ({ANSWERS.get(row['response_source'], '?')})"
+    if row["local"]:
+        return f"{prompt} and {answer}; a local model is free"
+    if row["cost_nano_usd"] is None:
+        return f"{prompt} and {answer}"
+    return f"{prompt} and {answer}, prices of {row['price_version']}; at most {money(row['bound_nano_usd'])}"
 
 
 ESTIMATE = Command(

@@ -71,8 +71,7 @@ def _bound(nano: int | None) -> str:
 def _in_words(reason: str) -> str:
     from protocols.routing import IN_WORDS  # msgspec's 20 ms are not for `--help`
 
-    words: dict[str, str] = {**IN_WORDS}
-    return words.get(reason, reason)
+    return next((words for known, words in IN_WORDS.items() if known == reason), reason)
 
 
 def _steps(steps: Any) -> Iterator[str]:
