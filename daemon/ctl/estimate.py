@@ -42,7 +42,7 @@ MOST_CALLS = 1_000_000_000
 def use(text: str) -> tuple[str, int]:
     """`dialogue=100` as a task and its calls. Raises ArgumentTypeError."""
     task, _, calls = text.rpartition("=")
-    if not task or not calls.isdecimal() or int(calls) > MOST_CALLS:
+    if not task or not calls.isdecimal() or len(calls) > len(str(MOST_CALLS)) or int(calls) > MOST_CALLS:
         raise ArgumentTypeError(
             f"`{text}` is no task with its calls, at most {MOST_CALLS:,}; write it like dialogue=100"
         )
