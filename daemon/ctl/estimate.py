@@ -88,9 +88,8 @@ def _mix(arguments: Namespace) -> dict[str, Any]:
         raise UsageError("a task is named twice; say --use once for each, with all its calls")
     if not arguments.tier:
         raise UsageError("how good must it be? say --tier budget, balanced or premium beside --use")
-    given = [
-        name for name in (*PARAMS, "system", "prompt") if name not in {"tier", "user"} and getattr(arguments, name)
-    ]
+    beside = [name for name in (*PARAMS, "system", "prompt") if name not in {"tier", "user"}]
+    given = [name for name in beside if getattr(arguments, name) not in (None, [])]
     if given:
         name = "a prompt" if given[0] == "prompt" else f"--{given[0].replace('_', '-')}"
         raise UsageError(f"{name} does not go with --use, which reckons calls by task; leave one of them out")
