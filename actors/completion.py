@@ -18,7 +18,7 @@ from actors.exchange import Exchange, Question
 from actors.limit import Limit
 from actors.pool import ProviderPool
 from actors.provider import ProviderActor, Source
-from actors.quotes import Quotes
+from actors.quotes import Quoted, Quotes
 from actors.rules.alerts import alert_text
 from actors.rules.asked import asked_by
 from actors.rules.body import chat_body_hash
@@ -39,7 +39,7 @@ from protocols.chat import AnswerMessage, Attempt, Chat, ChatAnswer, ExplainedFa
 from protocols.errors import BudgetExceeded, NoEligibleModel, OverrideRequired, QuorumError, Truncated, UnknownModel
 from protocols.money import NanoUSD
 from protocols.provider import FirstListing, ProviderView, ReadViews
-from protocols.routing import Decision, Reason, Rejected
+from protocols.routing import IN_WORDS, Decision, Reason, Rejected
 from protocols.session import OpenSession, Prefer, Preferences, Spent
 from protocols.settings import Admission
 from protocols.usage import AttemptEnd, AttemptStart
@@ -165,6 +165,21 @@ class Completions:
 
     async def explain(self, chat: Chat, user: str, app: str) -> tuple[Decision, QuorumError | None]:
         """The decision that `chat` would take, and the fault that it would answer with if there is no target."""
+        run, fault = await self._rehearsed(chat, user, app)
+        return self._decision(run, run.targets[0] if run.targets else None), fault
+
+    async def quoted(self, chat: Chat, user: str, app: str) -> Quoted:
+        """The quote of the target that `chat` would ask first. A budget's refusal is told beside it; other faults of `chat` are raised."""
+        run, fault = await self._rehearsed(chat, user, app)
+        first = (run.targets or run.made.targets)[:1]
+        if fault is not None and (fault.code not in REFUSED_BY_BUDGET or not first):
+            raise fault
+        (target,) = first
+        why = next((step.why for step in reversed(run.made.steps) if step.step == run.reason), IN_WORDS[run.reason])
+        return Quoted(str(target), why, run.quotes.of(target), run.chat, fault)
+
+    async def _rehearsed(self, chat: Chat, user: str, app: str) -> tuple[_Run, QuorumError | None]:
+        """A call up to where its first request would leave."""
         session = await self._sessions.call(OpenSession(user, app))
         call = ChatCall(chat, user, app, lambda _: None, lambda: QuorumError, Actor(-1, user, app))
         run = await self._begin(call, await session.call(Prefer(app)))
@@ -196,7 +211,7 @@ class Completions:
                 run.targets = []
                 if run.failed and fault.code in REFUSED_BY_BUDGET:
                     _tell_what_failed(fault, run.failed)
-        return self._decision(run, run.targets[0] if run.targets else None), fault
+        return run, fault
 
     def _told_now(self, fault: QuorumError, views: tuple[ProviderView, ...]) -> QuorumError:
         """A plan's fault of one's own: a plan is told many times, and the wait that it means goes on meanwhile."""

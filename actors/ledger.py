@@ -37,6 +37,7 @@ from protocols.budget import (
     ReadBooks,
     ReadGroups,
     ReadHolds,
+    ReadPaidCalls,
     ReadUnknown,
     ReadUsage,
     Unknown,
@@ -51,6 +52,7 @@ from protocols.usage import (
     AttemptEnd,
     HoldList,
     HoldRow,
+    PaidCalls,
     SpendGroup,
     UsageRows,
     Verdict,
@@ -336,6 +338,14 @@ class Ledger(Actor):
             )
             for key, calls, prompt, response, cost, unpriced, overruns in rows
         ]
+
+    @handles(ReadPaidCalls)
+    def read_paid_calls(self, request: ReadPaidCalls) -> Wait[list[PaidCalls]]:
+        """What was paid for a task, by model."""
+        return Wait(self._paid_calls({"task": request.task, "user": request.user, "since": request.since}))
+
+    async def _paid_calls(self, parameters: dict[str, Any]) -> list[PaidCalls]:
+        return [PaidCalls(*row) for row in await self._store.read(SQL["paid_calls"], parameters)]
 
     @handles(ReadHolds)
     def read_holds(self, _: ReadHolds) -> Wait[HoldList]:

@@ -124,6 +124,17 @@ class SpendGroup(Struct):
     overruns: int
 
 
+class PaidCalls(Struct, frozen=True):
+    """Calls that a model answered for money: how many, their tokens in sum, the longest prompt's, and what they cost."""
+
+    model: str
+    calls: int
+    prompt_tokens: int
+    response_tokens: int
+    longest_prompt: int
+    cost_nano_usd: int
+
+
 class ScopeSpend(Struct, kw_only=True):
     """What a scope has spent in its current period, and what is promised to attempts under way."""
 

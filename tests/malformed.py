@@ -39,6 +39,15 @@ PARAMS: dict[str, list[dict[str, Any]]] = {
         },
     ],
     "explain": [{"messages": [{"role": "user", "content": "hello"}], "provider": "sim"}],
+    "estimate": [
+        {"messages": [{"role": "user", "content": "hello"}], "model": "sim:sim", "task_type": "tag", "max_tokens": 9},
+        {
+            "quality_tier": "balanced",
+            "usage": {"tag": 100, "dialogue": 0},
+            "prefer_local": True,
+            "budget_tier_allows_paid": True,
+        },
+    ],
     "models": [{"provider": "sim", "local": True}],
     "recommend": [{"task_type": "summarise"}],
     "providers": [{}],

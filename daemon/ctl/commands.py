@@ -8,6 +8,7 @@ COMMANDS = (
     Entry("status", "Shows how the daemon, its providers and its budgets are; exits 1 when degraded."),
     Entry("chat", "Asks a model; the answer is printed as it comes."),
     Entry("explain", "Shows which model would answer and why; nobody is called."),
+    Entry("estimate", "Reckons what a call, or many calls of some tasks, would cost; nobody is called."),
     Entry("recommend", "Names the model for a task at each quality tier; nobody is called."),
     Entry("models", "Lists the models, their prices and whether they can be called."),
     Entry("providers", "Lists the providers, their state and how fast they answer."),

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from daemon.methods import alerts, chat, events, ledger, overrides, providers, sessions, settings, status, usage, users
+from daemon.methods import (
+    alerts,
+    chat,
+    estimates,
+    events,
+    ledger,
+    overrides,
+    providers,
+    sessions,
+    settings,
+    status,
+    usage,
+    users,
+)
 from daemon.methods.method import Caller, Method
 from protocols.alerts import Alerts
 from protocols.audit import Audit
 from protocols.chat import Chat, Explain
+from protocols.estimate import Estimate
 from protocols.events import Events
 from protocols.overrides import OverridesGrant, OverridesList, OverridesRevoke
 from protocols.provider import Models, Providers
@@ -37,6 +51,7 @@ METHODS: dict[str, Method] = {
         Method(Models, providers.models),
         Method(Providers, providers.providers),
         Method(Recommend, providers.recommend),
+        Method(Estimate, estimates.estimate),
         Method(Sessions, sessions.sessions),
         Method(Users, users.users),
         Method(SetDefault, users.set_default),

@@ -18,13 +18,14 @@ from protocols.budget import (
     ReadBooks,
     ReadGroups,
     ReadHolds,
+    ReadPaidCalls,
     ReadUsage,
     Verify,
 )
 from protocols.chat import TokenCount
 from protocols.errors import BadRequest, Internal
 from protocols.request import Request
-from protocols.usage import SpendQuery, UsageQuery
+from protocols.usage import PaidCalls, SpendQuery, UsageQuery
 
 pytestmark = pytest.mark.anyio
 
@@ -383,6 +384,30 @@ async def test_sums_count_calls_tokens_and_what_has_no_price(history):
     ]
     groups = await history.ledger.call(ReadGroups(query, None, since, until_))
     assert [(g.key, g.calls, g.unpriced) for g in groups] == [("openai", 3, 0), ("anthropic", 3, 0)]
+
+
+async def test_what_was_paid_for_a_task_is_summed_by_model(books):
+    rows = [
+        ("ana", "x:a", "tag", 7, {"tokens": TokenCount(prompt=10, response=1)}),
+        ("ana/bob", "x:a", "tag", 8, {"tokens": TokenCount(prompt=30, response=2)}),
+        ("ana", "x:b", "tag", 90, {"tokens": TokenCount(prompt=20, cached=5, response=3, reasoning=2)}),
+        ("ana", "x:a", "poem", 100, {}),
+        ("ana", "x:a", None, 100, {}),
+        ("anabel", "x:a", "tag", 100, {}),
+        ("ana", "x:a", "tag", 100, {"status": "truncated"}),
+        ("ana", "x:free", "tag", 0, {}),
+        ("ana", "x:unpriced", "tag", None, {}),
+    ]
+    for user, model, task, cost, end in rows:
+        start = books.start(user, model=model, task_type=task)
+        await books.ledger.call(PostHold(OpenHold(start, 50, (DAEMON,))))
+        await books.ledger.call(PostSettlement(OpenHold(start, 50, (DAEMON,)), attempt_end(cost, **end)))
+    now = books.clock.now_us()
+    assert await books.ledger.call(ReadPaidCalls("tag", "ana", now)) == [
+        PaidCalls("x:b", 1, 20, 3, 20, 90),
+        PaidCalls("x:a", 2, 40, 3, 30, 15),
+    ]
+    assert await books.ledger.call(ReadPaidCalls("tag", "ana", now + 1)) == []
 
 
 async def test_the_highest_id_is_known_wherever_it_stands(books):

@@ -50,6 +50,8 @@ COMMANDS = [
     "models --local --provider simulated",
     "models --tier premium --task dialogue",
     "recommend theme_analysis",
+    "estimate hi",
+    "estimate --tier premium --use dialogue=100 --use tag=0",
     "providers",
     "sessions",
     "prefer simulated:sim",
