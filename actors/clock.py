@@ -63,6 +63,13 @@ class Ids:
         return f"{self._prefix}{_PAIRS[number >> 10 & 1023]}{_PAIRS[number & 1023]}"
 
 
+def id_after(text: str, seconds: int) -> str:
+    """The id that a second so much later begins with. Raises ValueError for what is no id."""
+    if len(text) != _DIGITS:
+        raise ValueError(f"{text!r} is no id")
+    return Ids(lambda: (_number(text) >> _SEQUENCE_BITS) + seconds * MICRO).next()
+
+
 def _number(text: str) -> int:
     number = 0
     for character in text:

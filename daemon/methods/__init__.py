@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from daemon.methods import alerts, chat, events, ledger, overrides, providers, sessions, settings, status, usage, users
+from daemon.methods import (
+    alerts,
+    chat,
+    events,
+    ledger,
+    overrides,
+    performance,
+    providers,
+    sessions,
+    settings,
+    status,
+    usage,
+    users,
+)
 from daemon.methods.method import Caller, Method
 from protocols.alerts import Alerts
 from protocols.audit import Audit
 from protocols.chat import Chat, Explain
 from protocols.events import Events
 from protocols.overrides import OverridesGrant, OverridesList, OverridesRevoke
+from protocols.performance import Feedback, PerformanceQuery, UsageStatsQuery
 from protocols.provider import Models, Providers
 from protocols.routing import Recommend
 from protocols.rpc import Ping
@@ -48,6 +62,9 @@ METHODS: dict[str, Method] = {
         Method(SetConversationDefault, users.set_conversation_default),
         Method(SpendQuery, usage.spend),
         Method(UsageQuery, usage.usage),
+        Method(UsageStatsQuery, usage.usage_stats),
+        Method(PerformanceQuery, performance.performance),
+        Method(Feedback, performance.feedback),
         Method(Alerts, alerts.alerts),
         Method(Audit, alerts.audit),
         Method(OverridesGrant, overrides.grant),
