@@ -107,6 +107,11 @@ def milliseconds(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f} ms"
 
 
+def percent(share: float | None) -> str:
+    """A share of one in per cent."""
+    return "-" if share is None else f"{share:.1%}"
+
+
 def moment(text: str | None) -> str:
     """An RFC 3339 time without its fraction of a second."""
     return "-" if text is None else re.sub(r"\.\d+", "", text)

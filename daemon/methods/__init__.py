@@ -9,6 +9,7 @@ from daemon.methods import (
     events,
     ledger,
     overrides,
+    performance,
     providers,
     sessions,
     settings,
@@ -23,6 +24,7 @@ from protocols.chat import Chat, Explain
 from protocols.estimate import Estimate
 from protocols.events import Events
 from protocols.overrides import OverridesGrant, OverridesList, OverridesRevoke
+from protocols.performance import Feedback, PerformanceQuery, UsageStatsQuery
 from protocols.provider import Models, Providers
 from protocols.routing import Recommend
 from protocols.rpc import Ping
@@ -63,6 +65,9 @@ METHODS: dict[str, Method] = {
         Method(SetConversationDefault, users.set_conversation_default),
         Method(SpendQuery, usage.spend),
         Method(UsageQuery, usage.usage),
+        Method(UsageStatsQuery, usage.usage_stats),
+        Method(PerformanceQuery, performance.performance),
+        Method(Feedback, performance.feedback),
         Method(Alerts, alerts.alerts),
         Method(Audit, alerts.audit),
         Method(OverridesGrant, overrides.grant),
