@@ -12,7 +12,7 @@ from protocols.overrides import OverridesGrant, OverridesList, OverridesRevoke
 from protocols.provider import Models, Providers
 from protocols.routing import Recommend
 from protocols.rpc import Ping
-from protocols.session import Sessions
+from protocols.session import Sessions, SessionsClose, SessionsOpen
 from protocols.settings import SettingsGet, SettingsSet, SettingsShow, SettingsUnset
 from protocols.status import Status
 from protocols.usage import Holds, HoldsResolve, LedgerVerify, SpendQuery, UsageQuery
@@ -38,6 +38,8 @@ METHODS: dict[str, Method] = {
         Method(Providers, providers.providers),
         Method(Recommend, providers.recommend),
         Method(Sessions, sessions.sessions),
+        Method(SessionsOpen, sessions.open_one),
+        Method(SessionsClose, sessions.close),
         Method(Users, users.users),
         Method(SetDefault, users.set_default),
         Method(AddModel, users.add),
