@@ -188,10 +188,9 @@ class TestTurns:
             assert {"user:ana/spends", "user:ana/free"} <= scopes
             assert "app:app-1" not in scopes
             await books.settle(free, 5)
-            assert (await books.spent_and_held("user:ana/free"), await books.spent_and_held("daemon")) == (
-                (5, 0),
-                (12, 0),
-            )
+            standing = await books.standing("ana/free")
+            assert standing["user:ana/free", "month"].spent_nano_usd == 5
+            assert await books.spent_and_held("daemon") == (12, 0)
             await balanced(books)
             await books.budget.call(Fits("asks", "editor", "openai", "m", 0))
             for _ in range(2):
