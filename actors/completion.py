@@ -31,7 +31,7 @@ from actors.rules.overbudget import question, refusal, way_out
 from actors.rules.parameters import parameter_steps
 from actors.rules.routing import TIER_IGNORED, Asked, Plan, nearest_models, plan, resolve_choice, unlisted_why
 from actors.rules.tokens import PromptTokens
-from actors.session import Sessions
+from actors.session import Sessions, preferences_of
 from actors.tokenizer import Tokenizer
 from protocols.audit import Actor
 from protocols.budget import CheckOverride, Confirmed, Fits, Mark, OfferOverride, OverBudget, Reserve
@@ -40,7 +40,7 @@ from protocols.errors import BudgetExceeded, NoEligibleModel, OverrideRequired, 
 from protocols.money import NanoUSD
 from protocols.provider import FirstListing, ProviderView, ReadViews
 from protocols.routing import IN_WORDS, Decision, Reason, Rejected
-from protocols.session import OpenSession, Prefer, Preferences, Spent
+from protocols.session import Preferences, Spent
 from protocols.settings import Admission
 from protocols.usage import AttemptEnd, AttemptStart
 from protocols.users import NO_LAYERS, Resolve, Resolved
@@ -152,8 +152,7 @@ class Completions:
     async def chat(self, call: ChatCall) -> ChatAnswer:
         """Answers a chat, or raises the QuorumError that the client is to hear."""
         began = self._clock.monotonic()
-        session = await self._sessions.call(OpenSession(call.user, call.app))
-        run = await self._begin(call, await session.call(Prefer(call.app)))
+        run = await self._begin(call, await preferences_of(self._sessions, call.user, call.app, begins=True))
         await self._check_token(run)
         if run.made.fault is not None:
             raise self._told_now(run.made.fault, run.views)
@@ -161,7 +160,8 @@ class Completions:
             return await self._first_that_answers(run, began)
         finally:
             answered_by = next((attempt.model for attempt in run.attempts if attempt.status == "ok"), None)
-            session.tell(Spent(sum(attempt.cost_nano_usd or 0 for attempt in run.attempts), answered_by))
+            cost = sum(attempt.cost_nano_usd or 0 for attempt in run.attempts)
+            self._sessions.tell(Spent(call.user, cost, answered_by))
 
     async def explain(self, chat: Chat, user: str, app: str) -> tuple[Decision, QuorumError | None]:
         """The decision that `chat` would take, and the fault that it would answer with if there is no target."""
@@ -180,9 +180,8 @@ class Completions:
 
     async def _rehearsed(self, chat: Chat, user: str, app: str) -> tuple[_Run, QuorumError | None]:
         """A call up to where its first request would leave."""
-        session = await self._sessions.call(OpenSession(user, app))
         call = ChatCall(chat, user, app, lambda _: None, lambda: QuorumError, Actor(-1, user, app))
-        run = await self._begin(call, await session.call(Prefer(app)))
+        run = await self._begin(call, await preferences_of(self._sessions, user, app))
         fault = None if run.made.fault is None else self._told_now(run.made.fault, run.views)
         try:
             await self._check_token(run)
@@ -249,8 +248,7 @@ class Completions:
 
     async def resolved(self, params: Resolve, user: str, app: str) -> Resolved:
         """Where a call that says this would go, and with which parameters of the user; no budget is asked."""
-        session = await self._sessions.call(OpenSession(user, app))
-        preferences = await session.call(Prefer(app))
+        preferences = await preferences_of(self._sessions, user, app)
         made, views = await self._planned(asked_by(params, preferences, self._experiments))
         first = str(made.targets[0]) if made.targets else None
         fault = None if made.fault is None else self._told_now(made.fault, views)

@@ -52,6 +52,8 @@ PARAMS: dict[str, list[dict[str, Any]]] = {
     "recommend": [{"task_type": "summarise"}],
     "providers": [{}],
     "sessions": [{}],
+    "sessions.open": [{"user": "ana"}],
+    "sessions.close": [{"user": "ana"}],
     "users": [{}],
     "user_models.set_default": [
         {"model": "sim:sim"},

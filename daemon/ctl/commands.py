@@ -15,6 +15,8 @@ COMMANDS = (
     Entry("prefer", "Sets your default model, or your model of a provider, or lists them."),
     Entry("users", "Lists the users who chose a model."),
     Entry("sessions", "Lists the users whose context is live, and what they spent since."),
+    Entry("sessions open", "Opens a session and reads its user's choices ahead of the first call."),
+    Entry("sessions close", "Lets a session leave memory; the next call opens another."),
     Entry("spend", "Shows what is spent, held and left of each limit, and sums it up."),
     Entry("usage", "Lists the attempts, newest first: who called what, and what it cost."),
     Entry("usage stats", "Lists a user's models: how often each was used, what it cost, how it did."),

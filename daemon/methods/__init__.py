@@ -28,7 +28,7 @@ from protocols.performance import Feedback, PerformanceQuery, UsageStatsQuery
 from protocols.provider import Models, Providers
 from protocols.routing import Recommend
 from protocols.rpc import Ping
-from protocols.session import Sessions
+from protocols.session import Sessions, SessionsClose, SessionsOpen
 from protocols.settings import SettingsGet, SettingsSet, SettingsShow, SettingsUnset
 from protocols.status import Status
 from protocols.usage import Holds, HoldsResolve, LedgerVerify, SpendQuery, UsageQuery
@@ -55,6 +55,8 @@ METHODS: dict[str, Method] = {
         Method(Recommend, providers.recommend),
         Method(Estimate, estimates.estimate),
         Method(Sessions, sessions.sessions),
+        Method(SessionsOpen, sessions.open_one),
+        Method(SessionsClose, sessions.close),
         Method(Users, users.users),
         Method(SetDefault, users.set_default),
         Method(AddModel, users.add),

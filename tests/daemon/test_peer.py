@@ -23,7 +23,7 @@ NEEDED = {
         *("settings.show", "settings.get", "settings.set", "settings.unset"),
         *("overrides.grant", "overrides.list", "overrides.revoke"),
         *("user_models.set_default", "user_models.add", "user_models.remove", "user_models.get_default"),
-        *("user_models.list", "user_models.resolved", "conversations.set_default"),
+        *("user_models.list", "user_models.resolved", "conversations.set_default", "sessions.open", "sessions.close"),
     ),
     "operate": ("users", "holds", "ledger.verify", "audit"),
     "admin": ("holds.resolve",),

@@ -439,6 +439,21 @@ CASES = [
     ),
     ("prefer --list --user bob", "user_models.list", {"user": "bob"}, {"models": []}, ["nothing chosen"]),
     ("sessions", "sessions", {}, {"sessions": [SESSION]}, ["editor", "1 min 1 s", "$12.50", "2026-01-02T03:04:05Z"]),
+    (
+        "sessions open",
+        "sessions.open",
+        {},
+        {"session": SESSION},
+        ["the session of ana is open since 2026-01-02T03:04:05Z"],
+    ),
+    (
+        "sessions close --user bob",
+        "sessions.close",
+        {"user": "bob"},
+        {"session": SESSION},
+        ["the session of ana is closed (", "$12.50"],
+    ),
+    ("sessions close", "sessions.close", {}, {"session": None}, ["there was no session"]),
     ("spend", "spend", {}, {"scopes": [SCOPE]}, ["user:ana", "none", "$3.00"]),
     (
         "spend --by model --since 2026-01-01T00:00:00Z --user @bob",
