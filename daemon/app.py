@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 from msgspec import Struct
 
+from actors.asking import Asking
 from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import Clock, Ids
@@ -28,6 +29,7 @@ from actors.idempotency import Idempotency, Keys
 from actors.ledger import Ledger, last_id, outcome_of_lost
 from actors.notify import Command, Notifier, Way, Webhook
 from actors.performance import Performance
+from actors.planner import Planner
 from actors.pool import ProviderPool
 from actors.provider import Source
 from actors.providers.http import HttpClient, HttpxTransport
@@ -132,21 +134,33 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
             choice_watchers: dict[Ref[Any], None] = {}
             users = await actors.start(lambda: Users(store, clock, choice_watchers))
             sessions = await actors.start(lambda: Sessions(actors, settings, users, clock))
-            completions = Completions(
-                sessions=sessions,
-                budget=budget,
+            planner = Planner(
                 pool=pool,
-                providers=await pool.call(ReadProviders()),
-                sources={source.name: source for source in sources},
                 catalogue=catalogue,
                 aliases=config.aliases,
                 tasks=config.tasks,
                 experiments=config.experiments,
+                prices_known=prices_known,
+                tokenizer=tokenizer,
+                clock=clock,
+            )
+            asking = Asking(
+                budget=budget,
+                providers=await pool.call(ReadProviders()),
+                sources={source.name: source for source in sources},
                 exchange=Exchange(
                     lambda source: transports["probes" if source.config.proxy else "calls"], dispatched, clock
                 ),
-                prices_known=prices_known,
                 tokenizer=tokenizer,
+                clock=clock,
+                ids=ids,
+            )
+            completions = Completions(
+                sessions=sessions,
+                budget=budget,
+                planner=planner,
+                asking=asking,
+                catalogue=catalogue,
                 clock=clock,
                 ids=ids,
             )
@@ -161,6 +175,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 pool,
                 users,
                 sessions,
+                planner,
                 completions,
                 keys,
                 performance,

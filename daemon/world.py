@@ -15,6 +15,7 @@ from actors.events import Events
 from actors.idempotency import Idempotency
 from actors.ledger import Ledger
 from actors.performance import Performance
+from actors.planner import Planner
 from actors.pool import ProviderPool
 from actors.rules.catalogue import Catalogue
 from actors.rules.matrix import TaskConfig
@@ -42,6 +43,7 @@ class World(Struct):
     pool: Ref[ProviderPool]
     users: Ref[Users]
     sessions: Ref[Sessions]
+    planner: Planner
     completions: Completions
     keys: Ref[Idempotency]
     performance: Ref[Performance]

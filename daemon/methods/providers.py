@@ -28,7 +28,7 @@ async def providers(world: World, _: Caller, __: Providers) -> ProviderList:
 async def models(world: World, _: Caller, params: Models) -> ModelList:
     """The models that the filters leave."""
     ranked = params.tier is not None
-    views = await (world.completions.views_priced() if ranked else world.pool.call(ReadViews()))
+    views = await (world.planner.views_priced() if ranked else world.pool.call(ReadViews()))
     if params.provider is not None and params.provider not in {v.name for v in views}:
         raise UnknownProvider(
             f"there is no provider `{params.provider}`; there are: {', '.join(v.name for v in views)}"
@@ -76,7 +76,7 @@ async def recommend(world: World, caller: Caller, params: Recommend) -> Recommen
 
 async def comparable(world: World) -> tuple[ProviderView, ...]:
     """The providers whose models are compared; simulated ones only where there is nothing else."""
-    views = await world.completions.views_priced()
+    views = await world.planner.views_priced()
     return tuple(v for v in views if not v.simulated) or views
 
 

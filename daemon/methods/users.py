@@ -40,7 +40,7 @@ async def add(world: World, caller: Caller, params: AddModel) -> ChosenModel:
 
 async def _choose(world: World, caller: Caller, params: SetDefault | AddModel, *, as_default: bool) -> ChosenModel:
     user = caller.peer.user(params.user)
-    target, warnings = await world.completions.named(params.model, params.provider)
+    target, warnings = await world.planner.named(params.model, params.provider)
     model, parameters, metadata = target.model or None, params.parameters, params.metadata
     choice = ChooseModel(user, target.provider, model, as_default, parameters, metadata, caller.actor)
     return ChosenModel(await world.users.call(choice), warnings)
@@ -48,7 +48,7 @@ async def _choose(world: World, caller: Caller, params: SetDefault | AddModel, *
 
 async def remove(world: World, caller: Caller, params: RemoveModel) -> dict[str, object]:
     """Forgets the user's model of a provider, also of one that is gone from the config."""
-    user, provider = caller.peer.user(params.user), world.completions.provider_named(params.provider)
+    user, provider = caller.peer.user(params.user), world.planner.provider_named(params.provider)
     await world.users.call(ForgetModel(user, provider, caller.actor))
     return {}
 
@@ -75,7 +75,7 @@ async def set_conversation_default(world: World, caller: Caller, params: SetConv
     model: str | None = None
     warnings: list[Warned] = []
     if params.model is not None:
-        target, warnings = await world.completions.named(params.model, None)
+        target, warnings = await world.planner.named(params.model, None)
         model = str(target)
     await world.users.call(ChooseForConversation(user, params.conversation, model, caller.actor))
     return ConversationDefault(params.conversation, model, warnings)
