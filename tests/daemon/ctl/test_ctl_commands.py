@@ -343,7 +343,7 @@ CASES = [
         {"quality_tier": "balanced", "usage": {"dialogue": 1200, "plot": 3}},
         ESTIMATED,
         [
-            *("dialogue", "openai:gpt-4o-mini", "1,200", "1,500", "$0.000705", "$0.846", "the best for its money"),
+            *("dialogue", "openai:gpt-4o-mini", "1,200", "1,500", "$0.000705", "$0.846  the best for its money"),
             *("total $0.846, without what follows", "missing: plot (3): get a local one", "nothing cached"),
         ],
     ),
