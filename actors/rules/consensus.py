@@ -126,8 +126,9 @@ def clusters(votes: Iterable[Vote], tolerance: Fraction = EXACT) -> tuple[Group,
     """The votes by what they say, largest group first; never by when they came.
 
     Being near is not transitive, so with a tolerance a group is what fits into a window that wide: all its members agree with each
-    other. The fullest window is taken first, then the fullest of what is left. Equal sizes are told apart by more families, the best
-    member, the narrower window, the lower number and at last the key: an order to list them in, and not a lead.
+    other. The fullest window is taken first, then the fullest of what is left. Equally full ones are told apart by more families, the
+    best member, the narrower window, the lower number and at last the key. Groups of the same size are only listed in that order:
+    neither leads.
     """
     numbers: list[Vote] = []
     keyed: dict[str, list[Vote]] = {}
