@@ -26,15 +26,20 @@ Why = Literal["decided", "first", "heard"]
 
 
 class Member(Struct, frozen=True):
-    """Someone to ask. `whole`: its provider bills a cancelled call as if it had ended, so it is rather not launched than cancelled."""
+    """Someone to ask. `whole`: its provider bills a cancelled call as if it had ended, so it is rather not launched than cancelled.
+
+    `price` is what it may cost, in nano-dollars, `quality` its score (0-10): `arranged` goes by them.
+    """
 
     slot: int
     family: str | None = None
     whole: bool = False
+    price: int = 0
+    quality: float = 0.0
 
 
 class Asked(Struct, frozen=True, kw_only=True):
-    """What a tournament asks. `members` in the order of preference (a cascade: cheap to strong), `bench` stands in for who fails."""
+    """What a tournament asks. `members` in the order to ask them in (see `arranged`), `bench` stands in for who fails."""
 
     mode: Mode
     members: tuple[Member, ...]
@@ -180,6 +185,20 @@ def _least(rule: Rule) -> int:
 
 
 # ---- who is next
+
+
+def arranged(members: Iterable[Member]) -> tuple[Member, ...]:
+    """An order to ask in, where nobody named one: two cheap ones (of two families), the strongest of the others, then by price.
+
+    The strongest comes third: in a cascade it settles what the cheap ones leave open, and in a vote's first wave its word is what makes
+    the wave's agreement worth something. `bench/consensus` has the figures.
+    """
+    cheap = _spread(sorted(members, key=lambda member: (member.price, -member.quality, member.slot)), frozenset())
+    if len(cheap) <= FEWEST_LIVE:
+        return tuple(cheap)
+    strongest = max(cheap[FEWEST_LIVE:], key=lambda member: (member.quality, -member.price, -member.slot))
+    rest = [member for member in cheap[FEWEST_LIVE:] if member is not strongest]
+    return (*cheap[:FEWEST_LIVE], strongest, *rest)
 
 
 def _pool(asked: Asked, standing: Standing) -> list[Member]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from actors.rules.canonical import Canonical
 from actors.rules.consensus import Count, Rule, Vote, clusters, found
-from actors.rules.waves import Asked, Launch, Member, Standing, Stop, Wait, decided, fewest, step
+from actors.rules.waves import Asked, Launch, Member, Standing, Stop, Wait, arranged, decided, fewest, step
 
 FAMILIES = ("ada", "bel", "cyd", "dot", "eve", "fay", "gus")
 
@@ -346,3 +346,32 @@ def test_candidates_are_all_asked_at_once_and_all_heard(mode):
     assert step(question, standing("aa", (2,))) == Wait()
     assert step(question, standing("aa", (), (2,))) == Launch((3,))
     assert step(question, standing("aaa")) == Stop("heard")
+
+
+# ---- the order
+
+
+@pytest.mark.parametrize(
+    ("cast", "order"),
+    [
+        ([], ()),
+        ([("p", 1, 7.0)], (0,)),
+        ([("p", 5, 9.0), ("q", 1, 6.0)], (1, 0)),
+        ([("p", 9, 9.0), ("q", 5, 8.0), ("r", 2, 7.0), ("p", 1, 6.0), ("q", 3, 6.5)], (3, 2, 0, 4, 1)),
+        (
+            [("p", 1, 6.0), ("p", 2, 6.0), ("q", 3, 6.0), ("p", 4, 9.0)],
+            (0, 2, 3, 1),
+        ),  # the cheap ones are of two families
+        ([("p", 0, 6.0), ("p", 0, 7.0), ("p", 0, 6.0)], (1, 0, 2)),  # free ones by quality
+        (
+            [("p", 1, 5.0), ("q", 2, 5.0), ("r", 9, 8.0), ("s", 3, 8.0)],
+            (0, 1, 3, 2),
+        ),  # of equally strong ones the cheaper
+    ],
+)
+def test_two_cheap_ones_are_first_then_the_strongest_then_by_price(cast, order):
+    everyone = [
+        Member(slot, family, price=price, quality=quality) for slot, (family, price, quality) in enumerate(cast)
+    ]
+    assert tuple(member.slot for member in arranged(everyone)) == order
+    assert arranged(reversed(everyone)) == arranged(everyone)
