@@ -17,11 +17,15 @@ AnswerType = Literal["bool", "choice", "number", "date", "set", "json", "code", 
 Mode = Literal["vote", "pick", "fuse", "race", "cascade"]
 
 Status = Literal["unanimous", "consensus", "majority", "dispute", "inconclusive", "unscored", "failed"]
-"""`unanimous`: every member asked for gave the same answer. `consensus`: share >= threshold, live >= `min_live`, >= 2 families.
-`majority`: more than half of those launched. `dispute`: answers, and none leads so. `inconclusive`: too few answers to tell.
-`unscored`: answers whose agreement nobody could tell. `failed`: no answer at all."""
+"""`unanimous`: every member asked for gave the same answer, nobody was left out. `consensus`: share >= threshold, live >= `min_live`,
+and those who agree are of >= 2 families. `majority`: more than half of those launched. `dispute`: several answers, and none leads so, or a veto.
+`inconclusive`: too few answers to tell. `unscored`: answers whose agreement nobody could tell. `failed`: no answer at all."""
 
 Flag = Literal["degraded", "early_stopped", "shrunk", "same_family", "vetoed", "deadline"]
+
+"""`degraded`: a member asked for gave no answer that counts. `early_stopped`: more ballots would have changed no winner, so they were not
+paid for. `shrunk`: fewer asked than wanted, for the budget. `same_family`: those who agree are of one family, as far as is known.
+`vetoed`: a ballot gives the answer that one is enough to block with. `deadline`: time was up."""
 
 Latency = Literal["frugal", "fast"]
 TightBudget = Literal["shrink", "local_only", "ask", "reject"]
