@@ -134,6 +134,12 @@ class Accounts:
             posting = self._postings[key] = self._new_posting(accounts_of(scopes_of(*key), self._spans))
         return posting
 
+    def postings(self, keys: Collection[Key]) -> list[Posting]:
+        """Of several at once: no balance of one is forgotten for the sake of another."""
+        if len(self._postings) + len(keys) > POSTINGS:
+            self._forget_idle()
+        return [self.posting(key) for key in keys]
+
     def _forget_idle(self) -> None:
         """Names are the clients' own words: what nobody spent or holds anything on needs no memory."""
         self._postings.clear()
