@@ -7,10 +7,12 @@ from functools import partial
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from actors.base import Actor, Ref, Wait, handles
 from actors.clock import MICRO, Clock, parse_rfc3339, rfc3339
 from actors.events import Events
+from actors.rules.settlement import NOT_SENT
 from actors.store.audit import SQL as AUDIT
 from actors.store.audit import audit_entry, audit_row
 from actors.store.dispatched import Dispatched
@@ -44,7 +46,6 @@ from protocols.budget import (
     Verify,
     WasSent,
 )
-from protocols.chat import TokenCount
 from protocols.errors import BadRequest, NotFound
 from protocols.events import AttemptSettled, OverrideAction, OverrideEvent, Publish, alert_event
 from protocols.money import NanoUSD
@@ -433,16 +434,7 @@ async def last_id(store: Store) -> str | None:
 
 def outcome_of_lost(hold: OpenHold, *, sent: bool) -> AttemptEnd:
     """How a hold is closed that nobody settled: void if its request had not left, else posted at the hold, as unknown."""
-    return AttemptEnd(
-        status=UNKNOWN if sent else "not_sent",
-        tokens=TokenCount(),
-        token_source="estimate",  # noqa: S106  tokens of a model, not of a login
-        cost=hold.amount if sent else NanoUSD(0),
-        cost_source="estimated",
-        price_version=None,
-        latency_us=0,
-        first_token_us=None,
-    )
+    return replace(NOT_SENT, status=UNKNOWN, cost=hold.amount) if sent else NOT_SENT
 
 
 def _members(rows: Iterable[Any]) -> dict[int, list[Account]]:
