@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run install test test-system check nightly bench lock clean
+.PHONY: run install test test-system check nightly bench bench-consensus lock clean
 .DELETE_ON_ERROR:
 
 run: $(STAMP)
@@ -49,6 +49,9 @@ install:
 
 bench: $(STAMP)
 	$(BIN)/python bench/run.py
+
+bench-consensus: $(STAMP)
+	cd bench && PYTHONPATH=.. ../$(BIN)/python -m consensus
 
 # Needs pip-tools; run when dependencies in pyproject.toml change.
 lock:

@@ -1,0 +1,1 @@
+"""What tournaments are worth and cost, on simulated members that the very rules of the daemon ask."""
