@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from actors.clock import MICRO, rfc3339
 from actors.levels import Levels
+from actors.recent import Recent
 from actors.rules.admission import (
     Bound,
     Limit,
@@ -32,7 +33,7 @@ Key = tuple[str, str, str]
 """User, app and provider: attempts of the same ones count in the same accounts."""
 
 POSTINGS = 10_000
-"""Combinations of user, app and provider whose accounts are looked up once."""
+"""Combinations of user, app and provider whose accounts are looked up once, in each of two ages."""
 
 BACK_US = 300 * MICRO
 """A clock that is set back by less stays in its period."""
@@ -54,20 +55,24 @@ class Accounts:
     """Balances, limits and periods.
 
     State: balances by account since a month and a day, the periods that these are of, users' own budgets, the current periods and
-    the instants (µs) between which they are, with postings cached for them.
+    the instants (µs) between which they are, with the postings of late cached for them.
     """
 
-    def __init__(self, limits: Limits, zone: tzinfo, levels: Levels) -> None:
+    def __init__(
+        self, limits: Limits, zone: tzinfo, levels: Levels, in_use: Callable[[], Iterable[Balance]] = tuple
+    ) -> None:
+        """`in_use` are balances that others still count on, whatever stands there."""
         self._limits = limits
         self._zone = zone
         self._levels = levels
+        self._in_use = in_use
         self.balances: dict[Account, Balance] = {}
         self._own: dict[str, Own] = {}
         self._spans: tuple[Span, ...] = ()
         self.since: dict[Period, str] = {}
         self._labels: set[tuple[Period, str]] = set()
         self._from_us = self._until_us = 0
-        self._postings: dict[Key, Posting] = {}
+        self._postings: Recent[Key, Posting] = Recent(POSTINGS)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -129,15 +134,18 @@ class Accounts:
         """In the periods that were turned to last."""
         posting = self._postings.get(key)
         if posting is None:
-            if len(self._postings) >= POSTINGS:
-                self._forget_idle()
-            posting = self._postings[key] = self._new_posting(accounts_of(scopes_of(*key), self._spans))
+            if self._postings.full:
+                self.forget_idle()
+            posting = self._new_posting(accounts_of(scopes_of(*key), self._spans))
+            self._postings.put(key, posting)
         return posting
 
-    def _forget_idle(self) -> None:
-        """Names are the clients' own words: what nobody spent or holds anything on needs no memory."""
-        self._postings.clear()
-        self.balances = {a: b for a, b in self.balances.items() if b.spent or b.held or b.waiting}
+    def forget_idle(self) -> None:
+        """Names are the clients' own words: what nobody asks for any more, or ever spent or holds anything on, needs no memory."""
+        self._postings.age()
+        known = {id(balance) for posting in self._postings.values() for balance in posting.balances}
+        known.update(map(id, self._in_use()))
+        self.balances = {a: b for a, b in self.balances.items() if b.spent or b.held or b.waiting or id(b) in known}
 
     def limit(self, account: Account) -> NanoUSD | None:
         """The limit of an account, None if there is none; of a user the lower of the config's and the user's own."""

@@ -13,10 +13,10 @@ from actors.progress import Progress
 from actors.provider import ProviderActor, Source, outcome_of, own_words
 from actors.rules.pricing import Price
 from actors.rules.settlement import Charge, charge
-from actors.rules.tokens import emitted_estimate
+from actors.rules.tokens import prompt_estimate
 from protocols.alerts import Alert
 from protocols.budget import Mark, Reserve, Settle
-from protocols.chat import Chat, ImagePart
+from protocols.chat import Chat
 from protocols.errors import ProviderFailed, ProviderUnavailable, QuorumError, RateLimited, Truncated
 from protocols.money import NanoUSD
 from protocols.provider import AttemptEnded, Lease, Outcome
@@ -138,12 +138,10 @@ class Held:
         )
 
     def _prompt_estimate(self) -> int:
-        """About the prompt's tokens; with images, tools or a schema the upper bound, since only the provider knows better."""
+        """About the prompt's tokens."""
         if self.counted_prompt is not None:
             return self.counted_prompt
-        if _is_plain(self._chat):
-            return emitted_estimate("\n".join(message.text() for message in self._chat.messages))
-        return self._prompt_tokens
+        return prompt_estimate(self._chat, self._prompt_tokens)
 
     def _charge(self, progress: Progress) -> Charge:
         ending = progress.ending()
@@ -162,13 +160,6 @@ class Held:
             policy=self._source.billing_on_cancel,
             at_s=self._reserve.start.created_at / MICRO,
         )
-
-
-def _is_plain(chat: Chat) -> bool:
-    """Whether all there is to a prompt is its text."""
-    parts = (p for m in chat.messages if isinstance(m.content, list) for p in m.content)
-    calls = any(message.tool_calls for message in chat.messages)
-    return not (chat.tools or chat.response_format or calls or any(isinstance(part, ImagePart) for part in parts))
 
 
 def _status(error: BaseException | None) -> str:

@@ -3,6 +3,7 @@
 A handler is synchronous: it reads and writes the actor's state and returns the answer, or a `Wait` when the answer takes time.
 The wait runs in the asker's own task, so the mailbox goes on, and cancelling the asker cancels the wait. A message to an idle
 actor is handled at once, in the asker's stack: the same order and the same exclusion as through the inbox, without the hop.
+What waits in an inbox gets its turn from the loop. An idle actor has no task and no queue, so ten thousand of them cost little.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import inspect
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any, ClassVar, Generic, NoReturn, Self, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeVar, cast, final
 
 import pykka
 import structlog
@@ -20,6 +21,9 @@ from pykka._envelope import Envelope
 
 from protocols.errors import Busy, Internal, QuorumError, ShuttingDown
 from protocols.request import Request
+
+if TYPE_CHECKING:
+    from threading import Event
 
 R = TypeVar("R")
 A = TypeVar("A", bound="Actor")
@@ -60,14 +64,16 @@ def handles(message: type[Request[R]]) -> Callable[[Callable[[A, Any], R | Wait[
 class Inbox:
     """A bounded queue with one reader.
 
-    State: the envelopes that wait, and the reader that sleeps.
+    State: the envelopes that wait (a queue only while there are any), the reader, None while there is no incarnation, and whether the
+    loop will call it.
     """
 
-    __slots__ = ("_sleeper", "queue")
+    __slots__ = ("_called", "queue", "reader")
 
     def __init__(self) -> None:
-        self.queue: deque[Envelope[Any]] = deque()
-        self._sleeper: asyncio.Future[None] | None = None
+        self.queue: deque[Envelope[Any]] | tuple[()] = ()
+        self.reader: Callable[[], None] | None = None
+        self._called = False
 
     def put(self, envelope: Envelope[Any]) -> None:
         """Adds a message. Raises Busy when the inbox is full."""
@@ -77,29 +83,55 @@ class Inbox:
 
     def push(self, envelope: Envelope[Any]) -> None:
         """Adds a message although the inbox may be full."""
+        if isinstance(self.queue, tuple):
+            self.queue = deque()
         self.queue.append(envelope)
         self.wake()
 
     def wake(self) -> None:
-        """Lets the reader look: a message came, or its actor crashed."""
-        if self._sleeper is not None and not self._sleeper.done():
-            self._sleeper.set_result(None)
+        """Gives the reader a turn of the loop, if something waits."""
+        if self.queue and not self._called and self.reader is not None:
+            self._called = True
+            asyncio.get_running_loop().call_soon(self._read)
 
-    async def ready(self) -> None:
-        """Returns after the next `wake`."""
-        self._sleeper = asyncio.get_running_loop().create_future()
-        try:
-            await self._sleeper
-        finally:
-            self._sleeper = None
+    def _read(self) -> None:
+        self._called = False
+        if self.reader is not None:
+            self.reader()
+            self.wake()
 
     def get(self) -> Envelope[Any]:
-        """The next message; pykka's name for it."""
-        return self.queue.popleft()
+        """The next message; pykka's name for it. Raises IndexError when there is none."""
+        if isinstance(self.queue, tuple):
+            raise IndexError("nothing waits")
+        envelope = self.queue.popleft()
+        if not self.queue:
+            self.queue = ()
+        return envelope
 
     def empty(self) -> bool:
         """Whether nothing waits; pykka's name for it."""
         return not self.queue
+
+
+class Stopped:
+    """Whether an actor was stopped: as much of `threading.Event` as a loop needs, which is a twentieth of its size.
+
+    State: that.
+    """
+
+    __slots__ = ("_is_set",)
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        """It was."""
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        """Whether it was."""
+        return self._is_set
 
 
 class Reply(pykka.Future[Any]):
@@ -157,7 +189,7 @@ class Reply(pykka.Future[Any]):
 class Actor(pykka.Actor):
     """An actor on the event loop. Subclasses mark handlers with `@handles` and name their state at the top.
 
-    State of the base: the work it spawned, whether it is in a handler (then a message from inside it must wait
+    State of the base: the work it spawned (None: never any), whether it is in a handler (then a message from inside it must wait
     in the inbox), and what crashed it.
     """
 
@@ -170,8 +202,9 @@ class Actor(pykka.Actor):
 
     def __init__(self) -> None:
         super().__init__()
+        self.actor_stopped = cast("Event", Stopped())
         self.handling = False
-        self._work: set[asyncio.Task[None]] = set()
+        self._work: set[asyncio.Task[None]] | None = None
         self._crash: Exception | None = None
         self._actor_ref = Ref(self)
 
@@ -200,6 +233,8 @@ class Actor(pykka.Actor):
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs work beside the mailbox for as long as this incarnation lives; its failure is a crash of the actor."""
         task = asyncio.get_running_loop().create_task(self._guard(work))
+        if self._work is None:
+            self._work = set()
         self._work.add(task)
         task.add_done_callback(self._work.discard)
 
@@ -214,8 +249,8 @@ class Actor(pykka.Actor):
         if self._crash is None:
             self._crash = error
         if self.ref.incarnation is self:
-            self.ref.incarnation = None
-        cast("Inbox", self.actor_inbox).wake()
+            self.ref.close()
+            self.ref.crashed(self, self._crash)
 
     def answer(self, message: Request[R]) -> R | Wait[R]:
         """Handles one message now. Raises QuorumError as an answer; anything else is a crash, told as Internal."""
@@ -230,18 +265,20 @@ class Actor(pykka.Actor):
         finally:
             self.handling = False
 
-    async def run_mailbox(self) -> None:
-        """Handles messages until cancelled. Raises the error that crashed the actor."""
+    def begin(self) -> None:
+        """Takes messages from now on, first those that wait; what crashed while it opened is told now."""
         inbox = cast("Inbox", self.actor_inbox)
-        while True:
-            if self._crash is not None:
-                raise self._crash
-            if not inbox.queue:
-                await inbox.ready()
-            for _ in range(min(len(inbox.queue), _TURN)):
-                if self._crash is None:
-                    self._handle(inbox.get())
-            await asyncio.sleep(0)
+        inbox.reader, self.ref.incarnation = self._read_inbox, self
+        inbox.wake()
+        if self._crash is not None:
+            self.crash(self._crash)
+
+    def _read_inbox(self) -> None:
+        """Handles some of what waits; the loop comes back for the rest."""
+        inbox = cast("Inbox", self.actor_inbox)
+        for _ in range(min(len(inbox.queue), _TURN)):
+            if self._crash is None:
+                self._handle(inbox.get())
 
     def _handle(self, envelope: Envelope[Any]) -> None:
         reply = cast("Reply | None", envelope.reply_to)
@@ -275,10 +312,16 @@ class Actor(pykka.Actor):
         self.ref.failed_tells += 1
         log.error("tell_failed", actor=self.ref.name, message_type=type(message).__name__, exc_info=error)
 
-    def stop_work(self) -> None:
+    def cancel_work(self) -> None:
         """Cancels what the actor spawned."""
-        for task in self._work:
+        for task in self._work or ():
             task.cancel()
+
+    async def stop_work(self) -> None:
+        """Cancels what the actor spawned and lets it end."""
+        if self._work:
+            self.cancel_work()
+            await asyncio.sleep(0)
 
     def adopt(self, ref: Ref[Any]) -> None:
         """Takes the place of an earlier incarnation: its ref and its inbox with all that waits."""
@@ -290,13 +333,14 @@ class Actor(pykka.Actor):
 class Ref(pykka.ActorRef[A]):
     """The way to an actor; it outlives crashes.
 
-    State: the incarnation that takes messages (None while there is none), restarts, failed tells.
+    State: the incarnation that takes messages (None while there is none), who hears of its crash, restarts, failed tells.
     """
 
     def __init__(self, actor: A) -> None:
         super().__init__(actor)
         self.incarnation: A | None = None
-        self._queue = cast("Inbox", self.actor_inbox).queue
+        self._inbox = cast("Inbox", self.actor_inbox)
+        self.crashed: Callable[[Any, Exception], None] = _unheard
         self.name = type(actor).__name__
         self.restarts = 0
         self.failed_tells = 0
@@ -307,13 +351,13 @@ class Ref(pykka.ActorRef[A]):
     @property
     def waiting(self) -> int:
         """Messages in the inbox."""
-        return len(self._queue)
+        return len(self._inbox.queue)
 
     async def call(self, message: Request[R]) -> R:
         """Asks and waits for the answer. Raises what the handler raised, Busy, ShuttingDown."""
         actor = self.incarnation
         answer: R | Wait[R]
-        if actor is None or actor.handling or self._queue:
+        if actor is None or actor.handling or self._inbox.queue:
             answer = await self._answered(message)
         else:
             answer = actor.answer(message)
@@ -325,7 +369,7 @@ class Ref(pykka.ActorRef[A]):
         This is how a settlement is shielded from cancellation: only the waiting can be cancelled, not the work.
         """
         actor = self.incarnation
-        if actor is not None and not actor.handling and not self._queue:
+        if actor is not None and not actor.handling and not self._inbox.queue:
             answer = actor.answer(message)
             return _lasting(answer.awaitable) if isinstance(answer, Wait) else _ready(answer)
         if not self.is_alive():
@@ -333,13 +377,13 @@ class Ref(pykka.ActorRef[A]):
         reply = Reply()
         reply.wanted = True
         # Whatever the inbox's bound says: who delivers has work in its hands that must not be lost.
-        cast("Inbox", self.actor_inbox).push(Envelope(message, reply_to=reply))
+        self._inbox.push(Envelope(message, reply_to=reply))
         return _lasting(_unwrap(reply))
 
     def tell(self, message: Request[None]) -> None:
         """Sends without an answer. A full inbox, a stopped actor or a failing handler is logged and counted, not raised."""
         actor = self.incarnation
-        if actor is not None and not actor.handling and not self._queue:
+        if actor is not None and not actor.handling and not self._inbox.queue:
             actor.hear(message)
             return
         try:
@@ -354,11 +398,15 @@ class Ref(pykka.ActorRef[A]):
         """Stands in pykka's registry from now on."""
         pykka.ActorRegistry.register(self)
 
+    def close(self) -> None:
+        """No incarnation takes messages: they wait."""
+        self._inbox.reader = self.incarnation = None
+
     def leave(self) -> None:
         """Takes no more messages; what still waits is answered with ShuttingDown, so that nobody waits for ever."""
         self.actor_stopped.set()
-        while self._queue:
-            reply = self._queue.popleft().reply_to
+        while self._inbox.queue:
+            reply = self._inbox.get().reply_to
             if reply is not None:
                 gone = self._gone()
                 reply.set_exception((type(gone), gone, None))
@@ -379,6 +427,10 @@ class Ref(pykka.ActorRef[A]):
         if not self.is_alive():
             raise self._gone()
         return cast("Reply", self.ask(message, block=False))
+
+
+def _unheard(actor: Any, error: Exception) -> None:
+    """Nobody supervises it yet."""
 
 
 def _ready(value: R) -> asyncio.Future[R]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import tzinfo
 
 import structlog
@@ -81,6 +81,9 @@ from protocols.usage import ScopeSpend
 LEASE_LOOK_S = 15.0
 """Seconds between looks for holds that outlived their lease."""
 
+FORGET_S = 300.0
+"""Seconds between looks for names that nobody asks for any more."""
+
 TYPICAL_S = 1.0
 """How long a hold is taken to live before any has settled."""
 
@@ -132,7 +135,7 @@ class BudgetActor(Actor):
         self._settings = settings
         self._clock = clock
         self._levels = Levels(clock, free_model)
-        self._accounts = Accounts(limits, zone, self._levels)
+        self._accounts = Accounts(limits, zone, self._levels, self._counted_on)
         self._open: dict[str, _Hold] = {}
         self._turns: Turns[_Hold] = Turns()
         self._grants = Grants()
@@ -157,6 +160,7 @@ class BudgetActor(Actor):
         # Last: a budget that is only learned now was not lowered below them.
         self._open = {hold.start.usage_id: self._reopened(hold) for hold in books.open_holds}
         self.spawn(self._end_leases())
+        self.spawn(self._forget_idle())
 
     def crash(self, error: Exception) -> None:
         """Ends this incarnation; who waited for a turn hears it, for the next one knows nobody."""
@@ -373,6 +377,14 @@ class BudgetActor(Actor):
                 sent = await self._ledger.call(WasSent(usage_id))
                 log.warning("lease_ended", usage_id=usage_id, sent=sent, hold_nano_usd=taken.hold.amount)
                 await self.ref.deliver(Settle(usage_id, outcome_of_lost(taken.hold, sent=sent)))
+
+    async def _forget_idle(self) -> None:
+        while True:
+            await self._clock.sleep(FORGET_S)
+            self._accounts.forget_idle()
+
+    def _counted_on(self) -> Iterator[Balance]:
+        return (balance for taken in self._open.values() for balance in taken.balances)
 
     def _reopened(self, hold: OpenHold) -> _Hold:
         """A hold that an earlier incarnation took."""

@@ -17,6 +17,7 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _DIGITS = 13
 _SEQUENCE_BITS = 8
 _LOW_BITS = 20
+_LAST_US = (1 << 57) - 1
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 
 
@@ -61,6 +62,14 @@ class Ids:
                 _PAIRS[number >> shift & 1023] for shift in (50, 40, 30, 20)
             )
         return f"{self._prefix}{_PAIRS[number >> 10 & 1023]}{_PAIRS[number & 1023]}"
+
+
+def id_after(text: str, seconds: int) -> str:
+    """The id that a second so much later begins with. Raises ValueError for what is no id."""
+    if len(text) != _DIGITS:
+        raise ValueError(f"{text!r} is no id")
+    at_us = min((_number(text) >> _SEQUENCE_BITS) + seconds * MICRO, _LAST_US)
+    return Ids(lambda: at_us).next()
 
 
 def _number(text: str) -> int:

@@ -18,7 +18,7 @@ from actors.exchange import Exchange, Question
 from actors.limit import Limit
 from actors.pool import ProviderPool
 from actors.provider import ProviderActor, Source
-from actors.quotes import Quotes
+from actors.quotes import Quoted, Quotes
 from actors.rules.alerts import alert_text
 from actors.rules.asked import asked_by
 from actors.rules.body import chat_body_hash
@@ -31,7 +31,7 @@ from actors.rules.overbudget import question, refusal, way_out
 from actors.rules.parameters import parameter_steps
 from actors.rules.routing import TIER_IGNORED, Asked, Plan, nearest_models, plan, resolve_choice, unlisted_why
 from actors.rules.tokens import PromptTokens
-from actors.session import Sessions
+from actors.session import Sessions, preferences_of
 from actors.tokenizer import Tokenizer
 from protocols.audit import Actor
 from protocols.budget import CheckOverride, Confirmed, Fits, Mark, OfferOverride, OverBudget, Reserve
@@ -39,8 +39,8 @@ from protocols.chat import AnswerMessage, Attempt, Chat, ChatAnswer, ExplainedFa
 from protocols.errors import BudgetExceeded, NoEligibleModel, OverrideRequired, QuorumError, Truncated, UnknownModel
 from protocols.money import NanoUSD
 from protocols.provider import FirstListing, ProviderView, ReadViews
-from protocols.routing import Decision, Reason, Rejected
-from protocols.session import OpenSession, Prefer, Preferences, Spent
+from protocols.routing import IN_WORDS, Decision, Reason, Rejected
+from protocols.session import Preferences, Spent
 from protocols.settings import Admission
 from protocols.usage import AttemptEnd, AttemptStart
 from protocols.users import NO_LAYERS, Resolve, Resolved
@@ -152,8 +152,7 @@ class Completions:
     async def chat(self, call: ChatCall) -> ChatAnswer:
         """Answers a chat, or raises the QuorumError that the client is to hear."""
         began = self._clock.monotonic()
-        session = await self._sessions.call(OpenSession(call.user, call.app))
-        run = await self._begin(call, await session.call(Prefer(call.app)))
+        run = await self._begin(call, await preferences_of(self._sessions, call.user, call.app, begins=True))
         await self._check_token(run)
         if run.made.fault is not None:
             raise self._told_now(run.made.fault, run.views)
@@ -161,13 +160,28 @@ class Completions:
             return await self._first_that_answers(run, began)
         finally:
             answered_by = next((attempt.model for attempt in run.attempts if attempt.status == "ok"), None)
-            session.tell(Spent(sum(attempt.cost_nano_usd or 0 for attempt in run.attempts), answered_by))
+            cost = sum(attempt.cost_nano_usd or 0 for attempt in run.attempts)
+            self._sessions.tell(Spent(call.user, cost, answered_by))
 
     async def explain(self, chat: Chat, user: str, app: str) -> tuple[Decision, QuorumError | None]:
         """The decision that `chat` would take, and the fault that it would answer with if there is no target."""
-        session = await self._sessions.call(OpenSession(user, app))
+        run, fault = await self._rehearsed(chat, user, app)
+        return self._decision(run, run.targets[0] if run.targets else None), fault
+
+    async def quoted(self, chat: Chat, user: str, app: str) -> Quoted:
+        """The quote of the target that `chat` would ask first. A budget's refusal is told beside it; other faults of `chat` are raised."""
+        run, fault = await self._rehearsed(chat, user, app)
+        first = (run.targets or run.made.targets)[:1]
+        if fault is not None and (fault.code not in REFUSED_BY_BUDGET or not first):
+            raise fault
+        (target,) = first
+        why = next((step.why for step in reversed(run.made.steps) if step.step == run.reason), IN_WORDS[run.reason])
+        return Quoted(str(target), why, run.quotes.of(target), run.chat, fault)
+
+    async def _rehearsed(self, chat: Chat, user: str, app: str) -> tuple[_Run, QuorumError | None]:
+        """A call up to where its first request would leave."""
         call = ChatCall(chat, user, app, lambda _: None, lambda: QuorumError, Actor(-1, user, app))
-        run = await self._begin(call, await session.call(Prefer(app)))
+        run = await self._begin(call, await preferences_of(self._sessions, user, app))
         fault = None if run.made.fault is None else self._told_now(run.made.fault, run.views)
         try:
             await self._check_token(run)
@@ -196,7 +210,7 @@ class Completions:
                 run.targets = []
                 if run.failed and fault.code in REFUSED_BY_BUDGET:
                     _tell_what_failed(fault, run.failed)
-        return self._decision(run, run.targets[0] if run.targets else None), fault
+        return run, fault
 
     def _told_now(self, fault: QuorumError, views: tuple[ProviderView, ...]) -> QuorumError:
         """A plan's fault of one's own: a plan is told many times, and the wait that it means goes on meanwhile."""
@@ -234,8 +248,7 @@ class Completions:
 
     async def resolved(self, params: Resolve, user: str, app: str) -> Resolved:
         """Where a call that says this would go, and with which parameters of the user; no budget is asked."""
-        session = await self._sessions.call(OpenSession(user, app))
-        preferences = await session.call(Prefer(app))
+        preferences = await preferences_of(self._sessions, user, app)
         made, views = await self._planned(asked_by(params, preferences, self._experiments))
         first = str(made.targets[0]) if made.targets else None
         fault = None if made.fault is None else self._told_now(made.fault, views)

@@ -11,6 +11,8 @@ import structlog
 from actors.base import Actor, Ref, Wait, handles
 from actors.clock import MICRO, Clock, parse_rfc3339, rfc3339
 from actors.events import Events
+from actors.recent import Recent
+from actors.rules.admission import in_order
 from actors.store.audit import SQL as AUDIT
 from actors.store.audit import audit_entry, audit_row
 from actors.store.dispatched import Dispatched
@@ -37,6 +39,7 @@ from protocols.budget import (
     ReadBooks,
     ReadGroups,
     ReadHolds,
+    ReadPaidCalls,
     ReadUnknown,
     ReadUsage,
     Unknown,
@@ -51,6 +54,7 @@ from protocols.usage import (
     AttemptEnd,
     HoldList,
     HoldRow,
+    PaidCalls,
     SpendGroup,
     UsageRows,
     Verdict,
@@ -70,14 +74,20 @@ UNKNOWN = "unknown"
 CLOCK_BACK_US = 3 * 86_400 * MICRO
 """A clock that is set back by less finds the overrides of then."""
 
+SETS = 10_000
+"""Sets of accounts that are known by their ids, in each of two ages, and read at the start."""
+
+FORGET_S = 1800.0
+"""Seconds after which sets age; who comes back within that finds the own one."""
+
 log = structlog.get_logger("ledger")
 
 
 class Ledger(Actor):
     """Posts to the books and reads them.
 
-    State: the ids of the sets of accounts that attempts of the last two days count in, by their members and once more as
-    attempts list them; those days; the highest id. A set that is not known here may be written again under another id.
+    State: the ids of the sets of accounts that attempts of late count in; the highest id. A set that is not known here any more is
+    written again under another id.
     """
 
     def __init__(self, store: Store, clock: Clock, dispatched: Dispatched, events: Ref[Events]) -> None:
@@ -86,22 +96,20 @@ class Ledger(Actor):
         self._events = events
         self._clock = clock
         self._dispatched = dispatched
-        self._set_ids: dict[frozenset[Account], int] = {}
-        self._sets: dict[tuple[Account, ...], int] = {}
-        self._days: list[str] = []
+        self._sets: Recent[tuple[Account, ...], int] = Recent(SETS)
         self._last_set_id = 0
 
     def __repr__(self) -> str:
-        return f"<Ledger {len(self._set_ids)} sets of accounts, {self._store!r}>"
+        return f"<Ledger {len(self._sets)} sets of accounts, {self._store!r}>"
 
     async def opening(self) -> None:
         """Reads the ids after everything that an earlier incarnation submitted is written."""
         await self._store.written()
-        sets = _members(await self._store.read(SQL["recent_sets"]))
-        self._set_ids = {frozenset(accounts): set_id for set_id, accounts in sets.items()}
-        self._sets = {}
-        self._days = sorted({_day(accounts) for accounts in sets.values()})
+        self._sets.clear()
+        for set_id, accounts in _members(await self._store.read(SQL["recent_sets"], (SETS,))).items():
+            self._sets.put(in_order(accounts), set_id)
         ((self._last_set_id,),) = await self._store.read(SQL["last_set_id"])
+        self.spawn(self._forget_sets())
 
     @handles(PostHold)
     def post_hold(self, post: PostHold) -> Wait[None]:
@@ -234,28 +242,25 @@ class Ledger(Actor):
     def _set(self, accounts: tuple[Account, ...]) -> int:
         """The id of the set of these accounts; a new one is written before whatever is posted next."""
         known = self._sets.get(accounts)
-        if known is not None:
-            return known
-        members = frozenset(accounts)
-        set_id = self._set_ids.get(members)
+        return known if known is not None else self._set_in_order(in_order(accounts))
+
+    def _set_in_order(self, accounts: tuple[Account, ...]) -> int:
+        set_id = self._sets.get(accounts)
         if set_id is None:
-            self._forget_before(_day(accounts))
             self._last_set_id += 1
-            set_id = self._set_ids[members] = self._last_set_id
+            set_id = self._last_set_id
             named = [(a.scope, a.period, a.label) for a in accounts]
             rows: list[Row] = [(ADD_ACCOUNT, name) for name in named]
             rows += [(ADD_TO_SET, (set_id, *name)) for name in named]
             self._store.submit(*rows, must=True)
-        self._sets[accounts] = set_id
+            self._sets.put(accounts, set_id)
         return set_id
 
-    def _forget_before(self, day: str) -> None:
-        """On a new day, drops the sets of all days but the last: memory stays that of two days."""
-        if day in self._days:
-            return
-        self._days = [*self._days[-1:], day]
-        self._set_ids = {accounts: i for accounts, i in self._set_ids.items() if _day(accounts) in self._days}
-        self._sets = {accounts: i for accounts, i in self._sets.items() if _day(accounts) in self._days}
+    async def _forget_sets(self) -> None:
+        """Who comes back later gets a set anew: some rows more on the disk, where memory would grow with every name ever heard."""
+        while True:
+            await self._clock.sleep(FORGET_S)
+            self._sets.age()
 
     @handles(ReadBooks)
     def read_books(self, request: ReadBooks) -> Wait[Books]:
@@ -336,6 +341,14 @@ class Ledger(Actor):
             )
             for key, calls, prompt, response, cost, unpriced, overruns in rows
         ]
+
+    @handles(ReadPaidCalls)
+    def read_paid_calls(self, request: ReadPaidCalls) -> Wait[list[PaidCalls]]:
+        """What was paid for a task, by model."""
+        return Wait(self._paid_calls({"task": request.task, "user": request.user, "since": request.since}))
+
+    async def _paid_calls(self, parameters: dict[str, Any]) -> list[PaidCalls]:
+        return [PaidCalls(*row) for row in await self._store.read(SQL["paid_calls"], parameters)]
 
     @handles(ReadHolds)
     def read_holds(self, _: ReadHolds) -> Wait[HoldList]:
@@ -433,11 +446,6 @@ def _members(rows: Iterable[Any]) -> dict[int, list[Account]]:
     for set_id, scope, period, label in rows:
         sets.setdefault(set_id, []).append(Account(scope, period, label))
     return sets
-
-
-def _day(accounts: Iterable[Account]) -> str:
-    """The day that these accounts are of: `2026-11-21` sorts behind `2026-11`."""
-    return max(account.label for account in accounts if account.period != "override")
 
 
 def _instant(text: str | None) -> int | None:

@@ -13,6 +13,7 @@ from actors.rules.parameters import with_parameters
 from actors.rules.pricing import Price, affordable, bound
 from actors.rules.tokens import OPENAI_FACTOR_MILLI, OTHER_FACTOR_MILLI, PromptTokens, prompt_upper_bound
 from protocols.chat import Chat
+from protocols.errors import QuorumError
 from protocols.money import NanoUSD
 from protocols.provider import ProviderView
 from protocols.session import Preferences
@@ -34,6 +35,19 @@ class Quote(Struct, frozen=True):
     bound: NanoUSD | None
     about: int | None = None
     clamped: bool = False
+
+
+class Quoted(Struct, frozen=True):
+    """The target that a call would ask first and why, its quote, and the chat as it would be sent.
+
+    `refused` is the budget's fault, where it would not let the call through.
+    """
+
+    model: str
+    why: str
+    quote: Quote
+    chat: Chat
+    refused: QuorumError | None
 
 
 class Quotes:

@@ -1,4 +1,4 @@
-"""Retention: attempts older than `usage.retention_days` become daily sums. The only writer of these sums; users' balances stay as they are."""
+"""Retention: attempts older than `usage.retention_days` become daily sums, and what was said of them goes. The only writer of these sums; users' balances stay as they are."""
 
 from __future__ import annotations
 
@@ -120,6 +120,7 @@ class Retention(Actor):
             *[(SQL["add_daily"], (day, _json(of_day))) for day, of_day in by_day(closed, self._zone).items()],
             (SQL["add_carried"], (ids,)),
             (SQL["carry_before"], (above,)),
+            (SQL["drop_feedback"], (ids,)),
             (SQL["drop_usage"], (ids,)),
             (SQL["drop_entries"], (ids,)),
         )

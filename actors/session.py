@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 
 from actors.base import Actor, Ref, Wait, handles
 from actors.clock import Clock, rfc3339
+from actors.rules.admission import account_name
 from actors.settings import SettingsActor
 from actors.supervise import Supervisor
 from actors.users import Users
@@ -22,11 +25,14 @@ from protocols.session import (
     SessionRow,
     Spent,
 )
-from protocols.settings import SettingChanged, SettingsInForce, SettingsOf, WatchSettings
+from protocols.settings import DAEMON, EVERYBODY, SettingChanged, SettingsInForce, SettingsOf, WatchSettings
 from protocols.users import Choices, ChoicesChanged, ChoicesOf, Used, WatchChoices
 
 SWEEP_S = 30.0
 """Seconds between looks for idle sessions."""
+
+ROWS_A_TURN = 200
+"""Rows of a list that are made before the loop gets its turn."""
 
 
 class SessionContext(Actor):
@@ -56,9 +62,9 @@ class SessionContext(Actor):
 
     @handles(Prefer)
     def prefer(self, request: Prefer) -> Preferences | Wait[Preferences]:
-        """The preferences for a call that begins."""
+        """What a call of the user goes by."""
         self._app = request.app
-        self._calls += 1
+        self._calls += request.begins
         self._used_at = self._clock.monotonic()
         return self._preferences or Wait(self._read())
 
@@ -93,9 +99,8 @@ class SessionContext(Actor):
         """A call ended."""
         self._cost += request.cost_nano_usd
         self._used_at = self._clock.monotonic()
-        chosen = self._preferences is None or request.answered_by in self._preferences.choices.models
-        if chosen and request.answered_by is not None:
-            self._users.tell(Used(self._user, request.answered_by))
+        if self._preferences is None or request.answered_by in self._preferences.choices.models:
+            _count_use(self._users, request)
 
     @handles(Describe)
     def describe(self, _: Describe) -> SessionRow:
@@ -135,41 +140,67 @@ class Sessions(Actor):
     async def _learn(self) -> None:
         daemon = (await self._settings.call(SettingsOf("daemon"))).daemon
         self._idle_s, self._max = daemon.session_idle_s, daemon.session_max
+        await self._close_surplus()
 
     @handles(OpenSession)
     def open(self, request: OpenSession) -> Ref[SessionContext] | Wait[Ref[SessionContext]]:
         """The user's session; a new one if there is none."""
-        ref = self._live.pop(request.user, None)
-        if ref is None:
-            return Wait(self._start(request))
-        self._live[request.user] = ref  # last in the order of use
+        return self._used_now(request.user) or Wait(self._start(request))
+
+    def _used_now(self, user: str) -> Ref[SessionContext] | None:
+        """The user's session, last in the order of use from now on."""
+        ref = self._live.pop(user, None)
+        if ref is not None:
+            self._live[user] = ref
         return ref
 
     async def _start(self, request: OpenSession) -> Ref[SessionContext]:
-        def make() -> SessionContext:
-            return SessionContext(request.user, request.app, self._settings, self._users, self._clock)
-
-        started = await self._keeper.start(make, name=f"session {request.user}")
-        ref = self._live.setdefault(request.user, started)
+        user = request.user
+        make = partial(SessionContext, user, request.app, self._settings, self._users, self._clock)
+        started = await self._keeper.start(make, name=f"session {user}")
+        ref = self._live.setdefault(user, started)
         if ref is not started:  # another call of the same user was faster
             await self._keeper.stop(started)
-        if len(self._live) > self._max:
-            self.ref.tell(CloseSession(next(iter(self._live))))
+        await self._close_surplus()
         return ref
 
+    async def _close_surplus(self) -> None:
+        while len(self._live) > self._max:
+            await self._keeper.stop(self._live.pop(next(iter(self._live))))
+
     @handles(CloseSession)
-    def close(self, request: CloseSession) -> Wait[None] | None:
+    def close(self, request: CloseSession) -> Wait[SessionRow | None] | None:
         """Forgets a session; the next call of the user opens a new one."""
         ref = self._live.pop(request.user, None)
-        return None if ref is None else Wait(self._keeper.stop(ref))
+        return None if ref is None else Wait(self._close(ref))
+
+    async def _close(self, ref: Ref[SessionContext]) -> SessionRow | None:
+        try:
+            return await ref.call(Describe())
+        finally:
+            await self._keeper.stop(ref)
+
+    @handles(Spent)
+    def spent(self, request: Spent) -> None:
+        """A call ended; if its session was closed meanwhile, its answer counts all the same."""
+        ref = self._used_now(request.user)
+        if ref is None:
+            _count_use(self._users, request)
+        else:
+            ref.tell(request)
 
     @handles(SettingChanged)
     def setting_changed(self, change: SettingChanged) -> None:
-        """Lets every session read again what may have changed for it."""
-        for ref in self._live.values():
+        """Lets those sessions read again for whom something may have changed."""
+        for ref in self._live_of(change.owner):
             ref.tell(change)
         if change.key.startswith("session."):
             self.spawn(self._learn())
+
+    def _live_of(self, owner: str) -> Iterable[Ref[SessionContext]]:
+        if owner in {DAEMON, EVERYBODY}:
+            return self._live.values()
+        return [self._live[owner]] if owner in self._live else []
 
     @handles(ChoicesChanged)
     def choices_changed(self, change: ChoicesChanged) -> None:
@@ -179,23 +210,56 @@ class Sessions(Actor):
             ref.tell(change)
 
     @handles(ListSessions)
-    def list_all(self, _: ListSessions) -> Wait[list[SessionRow]]:
-        """The rows of all sessions."""
-        return Wait(self._rows())
+    def list_all(self, request: ListSessions) -> Wait[list[SessionRow]]:
+        """The rows."""
+        account = request.account
+        return Wait(self._rows([r for user, r in self._live.items() if account in {None, account_name(user)}]))
 
-    async def _rows(self) -> list[SessionRow]:
+    async def _rows(self, refs: list[Ref[SessionContext]]) -> list[SessionRow]:
         rows = []
-        for ref in list(self._live.values()):
+        for number, ref in enumerate(refs):
             with suppress(ShuttingDown):  # closed while we asked the others
                 rows.append(await ref.call(Describe()))
+            if number % ROWS_A_TURN == 0:
+                await asyncio.sleep(0)
         return rows
 
     async def _sweep(self) -> None:
         while True:
             await self._clock.sleep(min(SWEEP_S, self._idle_s / 4))
-            for row in await self._rows():
-                if row.idle_s >= self._idle_s:
-                    self.ref.tell(CloseSession(row.user))
+            with suppress(ShuttingDown):  # one was closed while it was asked: the next look has the rest
+                await self._close_idle()
+
+    async def _close_idle(self) -> None:
+        """Those used last are last: it asks no more sessions than it closes, and one."""
+        while self._live:
+            user, ref = next(iter(self._live.items()))
+            idle_s = (await ref.call(Describe())).idle_s
+            if idle_s < self._idle_s or self._live.get(user) is not ref:
+                return
+            await self._keeper.stop(self._live.pop(user))
+            await asyncio.sleep(0)
+
+
+async def preferences_of(sessions: Ref[Sessions], user: str, app: str, *, begins: bool = False) -> Preferences:
+    """What a call of this user goes by, of a session that is opened if need be; `begins` counts a call.
+
+    A session may be closed between the two questions, once: then another is opened.
+    """
+    try:
+        return await _asked(sessions, user, Prefer(app, begins))
+    except ShuttingDown:
+        return await _asked(sessions, user, Prefer(app, begins))
+
+
+async def _asked(sessions: Ref[Sessions], user: str, question: Prefer) -> Preferences:
+    session: Ref[SessionContext] = await sessions.call(OpenSession(user, question.app))
+    return await session.call(question)
+
+
+def _count_use(users: Ref[Users], ended: Spent) -> None:
+    if ended.answered_by is not None:
+        users.tell(Used(ended.user, ended.answered_by))
 
 
 def preferences(user: str, settings: SettingsInForce, choices: Choices) -> Preferences:

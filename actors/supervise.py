@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 import structlog
 
 from actors.base import Actor, Ref
+from protocols.errors import ShuttingDown
 
 A = TypeVar("A", bound=Actor)
 
@@ -28,11 +29,15 @@ class GaveUp(Exception):
 class Supervisor:
     """Keeps actors alive between `async with` and its end.
 
-    State: the refs in order of start, the task that lives each one, and the first failure that ends them all.
+    State: the refs in order of start, with what makes each one's next incarnation; the restarts under way; when those that ever
+    crashed did so last; and the first failure that ends them all.
     """
 
     def __init__(self) -> None:
-        self.refs: dict[Ref[Any], asyncio.Task[None]] = {}
+        self.refs: dict[Ref[Any], Callable[[], Actor]] = {}
+        self._restarts: dict[Ref[Any], asyncio.Task[None]] = {}
+        self._crashes: dict[Ref[Any], deque[float]] = {}
+        self._hear = self._crashed  # one for all
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def __aenter__(self) -> Self:
@@ -56,11 +61,11 @@ class Supervisor:
         first = make()
         ref = first.ref
         ref.name = name or ref.name
+        ref.crashed = self._hear
         ref.enter()
-        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.refs[ref] = asyncio.get_running_loop().create_task(self._live(ref, first, make, opened), name=ref.name)
+        self.refs[ref] = make
         try:
-            await opened
+            await self._open(ref, first)
         except BaseException:
             await self.stop(ref)
             raise
@@ -68,46 +73,57 @@ class Supervisor:
 
     async def stop(self, ref: Ref[Any]) -> None:
         """Stops one actor: no new messages, what waits is answered with ShuttingDown, its work is cancelled."""
-        task = self.refs.pop(ref, None)
-        if task is None:
+        if self.refs.pop(ref, None) is None:
             return
         ref.actor_stopped.set()
-        actor, ref.incarnation = ref.incarnation, None
-        task.cancel()
+        actor = ref.incarnation
+        ref.close()
+        self._crashes.pop(ref, None)
+        restart = self._restarts.get(ref)
         try:
-            await asyncio.wait([task])  # a cancellation here is the caller's, and goes on to it
+            if restart is not None:
+                restart.cancel()
+                await asyncio.wait([restart])  # a cancellation here is the caller's, and goes on to it
         finally:
             if actor is not None:
+                await actor.stop_work()
                 await actor.closing()
             ref.leave()
 
-    async def _live(self, ref: Ref[A], actor: A, make: Callable[[], A], opened: asyncio.Future[None]) -> None:
-        crashes: deque[float] = deque(maxlen=MAX_CRASHES)
-        while True:
-            try:
-                await self._one_life(ref, actor if not opened.done() else make(), opened)
-            except Exception as error:  # noqa: BLE001  this is where crashes are decided about
-                if not opened.done():
-                    opened.set_exception(error)
-                    return
-                if not self._may_restart(ref, crashes, error):
-                    ref.leave()
-                    return
-
-    async def _one_life(self, ref: Ref[A], actor: A, opened: asyncio.Future[None]) -> None:
+    async def _open(self, ref: Ref[Any], actor: Actor) -> None:
+        """Lets an incarnation build its state and begin. Raises what `opening` raised, and ShuttingDown when it was stopped meanwhile."""
         actor.adopt(ref)
         try:
             await actor.opening()
-            ref.incarnation = actor
-            if not opened.done():
-                opened.set_result(None)
-            await actor.run_mailbox()
-        finally:
-            ref.incarnation = None
-            actor.stop_work()
+        except BaseException:
+            actor.cancel_work()
+            raise
+        if ref not in self.refs:
+            actor.cancel_work()
+            raise ShuttingDown(f"{ref.name} was stopped while it started")
+        actor.begin()
 
-    def _may_restart(self, ref: Ref[Any], crashes: deque[float], error: Exception) -> bool:
-        now = asyncio.get_running_loop().time()
+    def _crashed(self, actor: Actor, error: Exception) -> None:
+        """Starts the next incarnation."""
+        ref = actor.ref
+        task = asyncio.get_running_loop().create_task(self._restart(ref, actor, error), name=ref.name)
+        self._restarts[ref] = task
+        task.add_done_callback(lambda _: self._restarts.get(ref) is task and self._restarts.pop(ref))
+
+    async def _restart(self, ref: Ref[Any], crashed: Actor, error: Exception) -> None:
+        crashed.cancel_work()
+        await asyncio.sleep(0)  # the work ends before the next incarnation begins
+        while self._may_restart(ref, error):
+            try:
+                await self._open(ref, self.refs[ref]())
+            except Exception as again:  # noqa: BLE001  this is where crashes are decided about
+                error = again
+            else:
+                return
+        ref.leave()
+
+    def _may_restart(self, ref: Ref[Any], error: Exception) -> bool:
+        now, crashes = asyncio.get_running_loop().time(), self._crashes.setdefault(ref, deque(maxlen=MAX_CRASHES))
         log.error("actor_crashed", actor=ref.name, restarts=ref.restarts, exc_info=error)
         if len(crashes) == MAX_CRASHES and now - crashes[0] < CRASH_WINDOW_S:
             self.fail(

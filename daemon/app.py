@@ -27,6 +27,7 @@ from actors.exchange import Exchange
 from actors.idempotency import Idempotency, Keys
 from actors.ledger import Ledger, last_id, outcome_of_lost
 from actors.notify import Command, Notifier, Way, Webhook
+from actors.performance import Performance
 from actors.pool import ProviderPool
 from actors.provider import Source
 from actors.providers.http import HttpClient, HttpxTransport
@@ -151,6 +152,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
             )
             keys_in_use = Keys()
             keys = await actors.start(lambda: Idempotency(store, clock, ids, keys_in_use))
+            performance = await actors.start(lambda: Performance(store, users, clock))
             world = World(
                 settings,
                 events,
@@ -161,6 +163,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 sessions,
                 completions,
                 keys,
+                performance,
                 catalogue,
                 config.tasks,
                 actors,

@@ -14,6 +14,7 @@ from actors.completion import Completions
 from actors.events import Events
 from actors.idempotency import Idempotency
 from actors.ledger import Ledger
+from actors.performance import Performance
 from actors.pool import ProviderPool
 from actors.rules.catalogue import Catalogue
 from actors.rules.matrix import TaskConfig
@@ -43,6 +44,7 @@ class World(Struct):
     sessions: Ref[Sessions]
     completions: Completions
     keys: Ref[Idempotency]
+    performance: Ref[Performance]
     catalogue: Catalogue
     tasks: Mapping[str, TaskConfig]
     supervisor: Supervisor

@@ -17,6 +17,7 @@ from protocols.usage import (
     AttemptEnd,
     AttemptStart,
     HoldList,
+    PaidCalls,
     ScopeSpend,
     SpendGroup,
     SpendQuery,
@@ -325,6 +326,14 @@ class ReadGroups(Request[list[SpendGroup]], frozen=True):
     user: str | None
     since: int
     until: int
+
+
+class ReadPaidCalls(Request[list[PaidCalls]], frozen=True):
+    """Ledger: what a user and the names below paid for answers of a task since an instant (µs since 1970), by model."""
+
+    task: str
+    user: str
+    since: int
 
 
 class ReadAlerts(Request[list[Alert]], frozen=True):

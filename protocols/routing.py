@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 
 from protocols.model import Strength
 from protocols.money import NanoUSD
@@ -24,6 +24,23 @@ Reason = Literal[
     "budget_exceeded_auto_fallback",
     "context_too_long_fallback",
 ]
+
+
+IN_WORDS: dict[Reason, str] = {
+    "explicit_model": "the call names the model",
+    "explicit_provider": "the call names the provider",
+    "conversation_default": "the conversation's default model",
+    "orchestrator": "the best for the task at its tier",
+    "task_model": "the model that is set for the task",
+    "user_default": "your default model",
+    "daemon_default": "the daemon's default model",
+    "first_available": "the first model that is available",
+    "provider_unhealthy_fallback": "it stands in, for the provider before it is down",
+    "rate_limited_fallback": "it stands in, for the provider before it takes no more requests now",
+    "budget_exceeded_auto_fallback": "a local model that stands in, for the budget is used up",
+    "context_too_long_fallback": "it stands in, for the prompt is too long for the model before it",
+}
+"""Each reason as people are told it."""
 
 
 class Step(Struct, frozen=True):
@@ -72,10 +89,21 @@ class Recommended(Struct, frozen=True):
     tier_exceeded: bool = False
 
 
+class Saving(Struct, frozen=True):
+    """What the caller's own calls of the task in the last `days` would have cost less with a model. Nano-dollars; see `rules.saving`."""
+
+    model: str
+    saved_nano_usd: NanoUSD
+    spent_nano_usd: NanoUSD
+    calls: int
+    days: int
+    why: str
+
+
 class Recommendation(Struct):
     """Result of `recommend`; a tier is None where no model will do, and `ways_out` then says what to do about it, by tier.
 
-    `strength` and the tokens are what was assumed of the task.
+    `strength` and the tokens are what was assumed of the task; `saving` is there where there is one.
     """
 
     task_type: str
@@ -86,3 +114,4 @@ class Recommendation(Struct):
     balanced: Recommended | None = None
     premium: Recommended | None = None
     ways_out: dict[str, str] = field(default_factory=dict)
+    saving: Saving | UnsetType = UNSET

@@ -8,7 +8,7 @@ from msgspec import Struct, field
 
 from protocols.model import Tier
 from protocols.request import Request
-from protocols.rpc import Params, Right
+from protocols.rpc import Name, Params, Right
 from protocols.settings import Admission, SelectionMode
 from protocols.users import Choices
 
@@ -55,9 +55,10 @@ class SessionRow(Struct):
 
 
 class Prefer(Request[Preferences], frozen=True):
-    """Session: the preferences for a call that begins; counts it."""
+    """Session: the preferences of its user; `begins` says that a call begins, which counts. Who only asks what would be begins none."""
 
     app: str
+    begins: bool = False
 
 
 class OpenSession(Request[Any], frozen=True):
@@ -67,21 +68,27 @@ class OpenSession(Request[Any], frozen=True):
     app: str
 
 
-class CloseSession(Request[None], frozen=True):
-    """Sessions: forget a user's session."""
+class CloseSession(Request[SessionRow | None], frozen=True):
+    """Sessions: forget a user's session; its row as it was, None if there was none."""
 
     user: str
 
 
 class Spent(Request[None], frozen=True):
-    """Session: a call ended and cost this many nano-dollars; `answered_by` is the id of the model that answered, if one did."""
+    """Sessions, and the session if it is still there: a call of this user ended and cost this many nano-dollars.
 
+    `answered_by` is the id of the model that answered, if one did.
+    """
+
+    user: str
     cost_nano_usd: int
     answered_by: str | None = None
 
 
 class ListSessions(Request[list[SessionRow]], frozen=True):
-    """Sessions: the rows of all of them."""
+    """Sessions: the rows of all of them, or of this account and the names below it; the least recently used first."""
+
+    account: str | None = None
 
 
 class Describe(Request[SessionRow], frozen=True):
@@ -95,7 +102,31 @@ class Sessions(Params):
     right: ClassVar[Right] = "observe"
 
 
+class SessionsOpen(Params):
+    """Opens a user's session and reads what its calls go by, so that the first one needn't wait for that."""
+
+    method: ClassVar[str] = "sessions.open"
+    right: ClassVar[Right] = "use"
+
+    user: Name | None = None
+
+
+class SessionsClose(Params):
+    """Lets a user's session leave memory; calls under way go on, and the next one opens another."""
+
+    method: ClassVar[str] = "sessions.close"
+    right: ClassVar[Right] = "use"
+
+    user: Name | None = None
+
+
 class SessionList(Struct):
     """Result of `sessions`."""
 
     sessions: list[SessionRow]
+
+
+class OneSession(Struct):
+    """Result of `sessions.open`; of `sessions.close` as it was, null if there was none."""
+
+    session: SessionRow | None

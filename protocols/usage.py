@@ -82,7 +82,7 @@ class UsageRow(Struct, kw_only=True):
 
 
 class UsageQuery(Params):
-    """The newest attempts; `before` is a `usage_id` to page on from, times are RFC 3339."""
+    """The newest attempts; `before` is a `usage_id` to page on from, times are RFC 3339, a `day` is of the daemon's time zone."""
 
     method: ClassVar[str] = "usage"
     right: ClassVar[Right] = "use"
@@ -91,6 +91,7 @@ class UsageQuery(Params):
     before: Name | None = None
     since: Name | None = None
     until: Name | None = None
+    day: Name | None = None
     user: Name | None = None
     app: Name | None = None
     model: Name | None = None
@@ -98,9 +99,11 @@ class UsageQuery(Params):
     conversation: Name | None = None
 
     def __post_init__(self) -> None:
-        """`last` is bounded so that one answer stays readable."""
+        """`last` is bounded so that one answer stays readable; a day is a since and an until."""
         if not 1 <= self.last <= 10_000:  # noqa: PLR2004  the figures are in the message
             raise ValueError("`last` must be between 1 and 10000; page on with `before`")
+        if self.day is not None and (self.since is not None or self.until is not None):
+            raise ValueError("`day` stands for `since` and `until`; leave them out")
 
 
 class UsageRows(Struct):
@@ -122,6 +125,17 @@ class SpendGroup(Struct):
     cost_nano_usd: int
     unpriced: int
     overruns: int
+
+
+class PaidCalls(Struct, frozen=True):
+    """Calls that a model answered for money: how many, their tokens in sum, the longest prompt's, and what they cost."""
+
+    model: str
+    calls: int
+    prompt_tokens: int
+    response_tokens: int
+    longest_prompt: int
+    cost_nano_usd: int
 
 
 class ScopeSpend(Struct, kw_only=True):

@@ -39,10 +39,21 @@ PARAMS: dict[str, list[dict[str, Any]]] = {
         },
     ],
     "explain": [{"messages": [{"role": "user", "content": "hello"}], "provider": "sim"}],
+    "estimate": [
+        {"messages": [{"role": "user", "content": "hello"}], "model": "sim:sim", "task_type": "tag", "max_tokens": 9},
+        {
+            "quality_tier": "balanced",
+            "usage": {"tag": 100, "dialogue": 0},
+            "prefer_local": True,
+            "budget_tier_allows_paid": True,
+        },
+    ],
     "models": [{"provider": "sim", "local": True}],
     "recommend": [{"task_type": "summarise"}],
     "providers": [{}],
     "sessions": [{}],
+    "sessions.open": [{"user": "ana"}],
+    "sessions.close": [{"user": "ana"}],
     "users": [{}],
     "user_models.set_default": [
         {"model": "sim:sim"},
@@ -70,8 +81,15 @@ PARAMS: dict[str, list[dict[str, Any]]] = {
     ],
     "spend": [{"by": "day", "since": "2026-01-31", "until": "2027-01-31T12:00:00Z", "user": "ana"}],
     "usage": [
-        {"last": 5, "before": "0", "since": "2026-01-31", "user": "ana", "app": "a", "model": "sim:sim", "task": "t"}
+        {"last": 5, "before": "0", "since": "2026-01-31", "user": "ana", "app": "a", "model": "sim:sim", "task": "t"},
+        {"day": "2026-01-31", "conversation": "c1"},
     ],
+    "usage_stats": [{"user": "ana"}],
+    "performance": [
+        {"model": "sim:sim", "task": "t", "since": "2026-01-31", "until": "2027-01-31T12:00:00Z", "user": "ana"},
+        {"ab": True, "since": "2026-01-31"},
+    ],
+    "feedback": [{"call_id": "0cr69h0q7yp00", "rating": -0.5, "comment": "too long"}],
     "alerts": [{"last": 5, "user": "ana"}],
     "audit": [{"last": 5, "before": 9, "user": "ana", "action": "settings.set"}],
     "overrides.grant": [{"amount_usd": 1.5, "until": "2027-01-31T12:00:00Z", "why": "the release", "user": "ana"}],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Literal
 
 from msgspec import Struct, field
@@ -101,8 +102,28 @@ def scopes_of(user: str, app: str, provider: str) -> tuple[str, ...]:
 
 def accounts_of(scopes: Iterable[str], spans: Iterable[Span]) -> tuple[Account, ...]:
     """The accounts of these scopes in these periods."""
-    spans = tuple(spans)
-    return tuple(Account(scope, span.period, span.label) for scope in scopes for span in spans)
+    labels = tuple((span.period, span.label) for span in spans)
+    return tuple(account for scope in scopes for account in _accounts_in(scope, labels))
+
+
+@lru_cache(maxsize=1024)
+def _accounts_in(scope: str, labels: tuple[tuple[Period, str], ...]) -> tuple[Account, ...]:
+    """The same objects for all who share a scope: there are as many sets of accounts as users."""
+    return tuple(Account(scope, period, label) for period, label in labels)
+
+
+def in_order(accounts: Iterable[Account]) -> tuple[Account, ...]:
+    """The accounts of an attempt in the order of `accounts_of`, those of overrides last."""
+    return tuple(sorted(accounts, key=_place))
+
+
+def _place(account: Account) -> tuple[bool, int, str, int, str]:
+    kind, period = account.scope.partition(":")[0], account.period
+    return (period == "override", _KINDS.index(kind), account.scope, _PERIODS.index(period), account.label)
+
+
+_KINDS = ("daemon", "user", "app", "provider")
+_PERIODS = ("month", "day", "override")
 
 
 def limit_of(scope: str, limits: Limits, own: Own) -> Limit:

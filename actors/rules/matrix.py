@@ -75,18 +75,24 @@ def models() -> tuple[Known, ...]:
 
 def task(name: str, config: Mapping[str, TaskConfig]) -> Task:
     """A task by its name, the config's over ours: field by field where both know it. Raises BadRequest."""
-    ours = _tasks()
-    if name in config:
-        said = {field: value for field, value in asdict(config[name]).items() if value is not None}
-        return replace(ours.get(name, Task()), **said)
-    if name not in ours:
-        names = [*ours, *(other for other in config if other not in ours)]
+    found = known_task(name, config)
+    if found is None:
+        names = list(dict.fromkeys([*_tasks(), *config]))
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean `{near[0]}`? " if near else ""
         raise BadRequest(
             f"there is no task `{name}`; {hint}there are: {', '.join(names)}; [tasks] of the config adds more"
         )
-    return ours[name]
+    return found
+
+
+def known_task(name: str, config: Mapping[str, TaskConfig]) -> Task | None:
+    """The same, or None for a name that is no more than a label."""
+    ours = _tasks()
+    if name not in config:
+        return ours.get(name)
+    said = {field: value for field, value in asdict(config[name]).items() if value is not None}
+    return replace(ours.get(name, Task()), **said)
 
 
 _ROUTED = re.compile(r"^.*/|^(?:[a-z]{2,4}\.)?(?:anthropic|meta|mistral|deepseek|qwen|openai)\.(?=[a-z])")

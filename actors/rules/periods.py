@@ -34,6 +34,15 @@ def days_before(days: int, at_us: int, zone: tzinfo) -> Span:
     return Span("day", _label("day", day), _midnight(day, zone), _midnight(day + timedelta(days=1), zone))
 
 
+def day_named(label: str, zone: tzinfo) -> Span:
+    """The day with this name. Raises ValueError that says what is expected."""
+    try:
+        day = datetime.strptime(label, "%Y-%m-%d").date()  # noqa: DTZ007  a date has no zone
+        return Span("day", _label("day", day), _midnight(day, zone), _midnight(day + timedelta(days=1), zone))
+    except (ValueError, OverflowError):
+        raise ValueError(f"{label!r} is no day; write it like 2027-01-31") from None
+
+
 def label_before(span: Span) -> str:
     """The label of the month or day before."""
     first = date.fromisoformat(f"{span.label}-01" if span.period == "month" else span.label)

@@ -114,6 +114,21 @@ def bound(price: Price, prompt_tokens: int, max_response_tokens: int) -> NanoUSD
     return nano_from_pico(max(prompt + token * max_response_tokens for prompt, token in _dearest(price, prompt_tokens)))
 
 
+def cost_together(price: Price, calls: int, tokens: TokenCount, longest_prompt: int) -> NanoUSD:
+    """The most that so many calls cost whose tokens are known in sum alone, of which no prompt is longer than `longest_prompt`.
+
+    Prompts count as not cached, in the dearest tier that the longest one reaches, at the dearest time. Rounded up once for all: the
+    lines of the calls can be a nano-dollar each above it.
+    """
+    return nano_from_pico(
+        max(
+            tokens.prompt * rates.input + tokens.response * rates.output + calls * tariff.request_fee * PICO_PER_NANO
+            for tariff in (price, *price.dated)
+            for rates in _reachable(tariff, longest_prompt)
+        )
+    )
+
+
 def affordable(price: Price, prompt_tokens: int, room: NanoUSD) -> int:
     """The most response tokens whose bound, with a prompt of up to `prompt_tokens`, is within `room`; 0 if none are.
 

@@ -136,6 +136,20 @@ def emitted_estimate(text: str) -> int:
     return -(-len(text.encode(errors="surrogatepass")) // 4)
 
 
+def prompt_estimate(chat: Chat, at_most: int) -> int:
+    """About the prompt's tokens; with images, tools or a schema the upper bound, since only the provider knows better."""
+    if is_plain(chat):
+        return emitted_estimate("\n".join(message.text() for message in chat.messages))
+    return at_most
+
+
+def is_plain(chat: Chat) -> bool:
+    """Whether all there is to a prompt is its text."""
+    parts = (p for m in chat.messages if isinstance(m.content, list) for p in m.content)
+    calls = any(message.tool_calls for message in chat.messages)
+    return not (chat.tools or chat.response_format or calls or any(isinstance(part, ImagePart) for part in parts))
+
+
 def _weight(text: str) -> int:
     if len(text) <= _PIECE:
         return _piece_weight(text)

@@ -1,4 +1,4 @@
-"""SQLite: one writer whose commits are grouped, one reader beside it. WAL, and with `durability = "power"` an fsync a commit.
+"""SQLite: one writer whose commits are grouped, two readers beside it, one of them for what takes long. WAL, and with `durability = "power"` an fsync a commit.
 
 Whoever submits rows gets a future that is done after the commit in which they stand. Submissions commit in the order in which
 they were made, so at every commit the database is a state that the actors have been in.
@@ -109,9 +109,12 @@ class Store:
     that had to be written were not, and why the database is unusable if it is.
     """
 
-    def __init__(self, writer: _Connection, reader: _Connection, reserve: Reserve, broken: str | None) -> None:
+    def __init__(
+        self, writer: _Connection, reader: _Connection, surveyor: _Connection, reserve: Reserve, broken: str | None
+    ) -> None:
         self._writer = writer
         self._reader = reader
+        self._surveyor = surveyor
         self._reserve = reserve
         self._leaving = asyncio.Event()
         self._lost = 0
@@ -158,14 +161,19 @@ class Store:
         """The rows of a query, as of all commits so far."""
         return list(await self._reader.execute_fetchall(statement, parameters))
 
+    async def survey(self, statement: Statement, parameters: Any = ()) -> list[Any]:
+        """The rows of a query that goes over the whole history: those that calls wait for do not wait behind it."""
+        return list(await self._surveyor.execute_fetchall(statement, parameters))
+
     async def written(self) -> None:
         """Returns when nothing waits to be written."""
         await self._idle.wait()
 
     async def start(self, local_day: Callable[[int], str]) -> None:
-        """Prepares the reader and starts the writer."""
+        """Prepares the readers and starts the writer."""
         await self._reader.create_function("local_day", 1, local_day, deterministic=True)
-        await self._reader.execute("PRAGMA query_only = ON")
+        for reader in (self._reader, self._surveyor):
+            await reader.execute("PRAGMA query_only = ON")
         if self.broken is None and not await self._writer.run(lambda _: self._reserve.take()):
             self._fill()
         self._pump = self._loop.create_task(self._write(), name="store writer")
@@ -183,6 +191,7 @@ class Store:
             with suppress(asyncio.CancelledError):
                 await self._pump
         await self._reader.close()
+        await self._surveyor.close()
         await self._writer.close()
         self._reserve.close()
         if not self.failed.done():
@@ -337,9 +346,9 @@ async def open_store(folder: Path, durability: Durability, local_day: Callable[[
             broken = f"{path} is damaged ({error}); no paid call runs until it is restored from a backup or moved away"
             log.critical("ledger_damaged", path=str(path), error=str(error))
             path, writer = Path("file:broken?mode=memory&cache=shared"), await _connect(None, durability)
-            store = Store(writer, await _open(path, uri=True), reserve, broken)
+            store = Store(writer, await _open(path, uri=True), await _open(path, uri=True), reserve, broken)
         else:
-            store = Store(writer, await _open(path), reserve, None)
+            store = Store(writer, await _open(path), await _open(path), reserve, None)
         await store.start(local_day)
         opening.pop_all()
     return store

@@ -180,7 +180,7 @@ def _how(answer: ChatAnswer) -> str:
     tokens = f"{count(usage.prompt_tokens)} + {count(usage.response_tokens)} tokens"
     simulated = "simulated · " if answer.simulated else ""
     cost, latency = money(answer.cost_nano_usd), milliseconds(answer.latency_ms)
-    return f"{simulated}{answer.model_used} · {tokens} · {cost} · {latency}"
+    return f"{simulated}{answer.model_used} · {tokens} · {cost} · {latency} · {answer.call_id}"
 
 
 CHAT = Command(

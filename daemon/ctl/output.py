@@ -55,6 +55,15 @@ def say(text: str, *, dim: bool = False, end: str = "\n") -> None:
     print(text, end=end, file=sys.stderr, flush=True)  # noqa: T201  and the one that prints what is said beside them
 
 
+def can_show(signs: str) -> bool:
+    """Whether stdout can carry these signs."""
+    try:
+        signs.encode(sys.stdout.encoding)
+    except UnicodeError:
+        return False
+    return True
+
+
 def plain(value: Any) -> str:
     """A value in a cell."""
     match value:
@@ -96,6 +105,11 @@ def count(number: int | None) -> str:
 def milliseconds(value: float | None) -> str:
     """A latency."""
     return "-" if value is None else f"{value:,.0f} ms"
+
+
+def percent(share: float | None) -> str:
+    """A share of one in per cent."""
+    return "-" if share is None else f"{share:.1%}"
 
 
 def moment(text: str | None) -> str:

@@ -1,4 +1,4 @@
-"""`recommend`: which model does a task at each quality tier. Nobody is called."""
+"""`recommend`: which model does a task at each quality tier, and what it would have saved. Nobody is called."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ def _show(answer: Any) -> None:
     needs = answer["strength"] or "no strength of its own"
     prompt, response = count(answer["prompt_tokens"]), count(answer["response_tokens"])
     put(f"{answer['task_type']} needs {needs}; assumed are {prompt} tokens of prompt and {response} of answer")
+    if saving := answer.get("saving"):
+        put(saving["why"])
 
 
 RECOMMEND = Command(run, options, ("recommend scene_writing", "recommend theme_analysis --allow-paid"))

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from daemon.ctl.command import Command
-from daemon.ctl.output import Column, count, limit, moment, money, plain, put, result, rounded, table
+from daemon.ctl.output import Column, can_show, count, limit, moment, money, plain, put, result, rounded, table
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -51,11 +51,7 @@ def _bar(row: Mapping[str, Any], width: int) -> str:
 
 
 def _signs() -> str:
-    try:
-        BLOCKS.encode(sys.stdout.encoding)
-    except UnicodeError:
-        return ASCII
-    return BLOCKS
+    return BLOCKS if can_show(BLOCKS) else ASCII
 
 
 def _share(part: int, whole: int, of: int) -> int:

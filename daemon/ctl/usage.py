@@ -1,4 +1,4 @@
-"""`usage`: the history, a row an attempt."""
+"""`usage`, `usage stats`: the history, a row an attempt, and what it says of a user's models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from daemon.ctl.command import Command
-from daemon.ctl.output import Column, count, milliseconds, moment, money, result, safe, table, words
+from daemon.ctl.output import Column, count, milliseconds, moment, money, percent, result, safe, table, words
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -40,7 +40,21 @@ TEXTS = ("user", "app", "conversation", "task_type", "model", "arm")
 _FORMULA = re.compile(r"(^|[;\t\r\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20])")
 """Where a spreadsheet would begin to reckon: the usual signs and the wide ones, also behind what may separate cells there."""
 
-FILTERS = ("last", "before", "since", "until", "user", "app", "model", "task", "conversation")
+STATS = (
+    Column("MODEL", "model"),
+    Column("DEFAULT", "is_default"),
+    Column("CALLS", "calls", count, right=True),
+    Column("USED", "use_count", count, right=True),
+    Column("PROMPT", "prompt_tokens", count, right=True),
+    Column("RESPONSE", "response_tokens", count, right=True),
+    Column("COST", "cost_nano_usd", money, right=True),
+    Column("WITHOUT PRICE", "unpriced", count, right=True, if_any=True),
+    Column("ERRORS", "error_rate", percent, right=True),
+    Column("LATENCY", "mean_latency_ms", milliseconds, right=True),
+    Column("LAST USED", "last_used_at", moment),
+)
+
+FILTERS = ("last", "before", "since", "until", "day", "user", "app", "model", "task", "conversation")
 
 
 def options(parser: ArgumentParser) -> None:
@@ -49,6 +63,7 @@ def options(parser: ArgumentParser) -> None:
     parser.add_argument("--before", metavar="ID", help="only rows older than this one: the next page")
     parser.add_argument("--since", metavar="TIME", help="only from this time on, such as 2026-01-31T00:00:00Z")
     parser.add_argument("--until", metavar="TIME", help="only up to this time")
+    parser.add_argument("--day", metavar="DAY", help="only of this day in the daemon's time zone, such as 2026-01-31")
     parser.add_argument("--user", metavar="U", help="only this user's")
     parser.add_argument("--app", metavar="A", help="only this app's")
     parser.add_argument("--model", metavar="M", help="only of this model")
@@ -83,4 +98,28 @@ def _as_text(row: Any) -> dict[str, Any]:
     return {**row, **texts, "marks": ";".join(row.get("marks") or ())}
 
 
-USAGE = Command(run, options, ("usage --last 20", "usage --since 2026-01-01T00:00:00Z --csv > january.csv"))
+def _stats_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--user", metavar="U", help="this user's models instead of your own")
+
+
+def stats(arguments: Namespace, connect: Connect) -> int:
+    """Lists a user's models."""
+    asked = {"user": arguments.user} if arguments.user else {}
+    with connect() as quorum:
+        return result(arguments, quorum.call("usage_stats", **asked), _show_stats)
+
+
+def _show_stats(answer: Any) -> None:
+    table(STATS, answer["models"], f"{answer['user']} has chosen and used no model yet")
+
+
+USAGE_STATS = Command(stats, _stats_options)
+USAGE = Command(
+    run,
+    options,
+    (
+        "usage --last 20",
+        "usage --day 2026-01-31 --task summary",
+        "usage --since 2026-01-01T00:00:00Z --csv > january.csv",
+    ),
+)

@@ -27,6 +27,17 @@ def amount(text: str) -> float:
     return usd
 
 
+def rating(text: str) -> float:
+    """What an answer was worth."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 2.0
+    if not -1 <= value <= 1:  # false of NaN as well
+        raise ArgumentTypeError(f"`{text}` is no rating; write a number from -1 (bad) to 1 (good)")
+    return value
+
+
 def why(text: str) -> str:
     """A reason for the audit."""
     if not text.strip():

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from daemon.methods import alerts, chat, events, ledger, overrides, providers, sessions, settings, status, usage, users
+from daemon.methods import (
+    alerts,
+    chat,
+    estimates,
+    events,
+    ledger,
+    overrides,
+    performance,
+    providers,
+    sessions,
+    settings,
+    status,
+    usage,
+    users,
+)
 from daemon.methods.method import Caller, Method
 from protocols.alerts import Alerts
 from protocols.audit import Audit
 from protocols.chat import Chat, Explain
+from protocols.estimate import Estimate
 from protocols.events import Events
 from protocols.overrides import OverridesGrant, OverridesList, OverridesRevoke
+from protocols.performance import Feedback, PerformanceQuery, UsageStatsQuery
 from protocols.provider import Models, Providers
 from protocols.routing import Recommend
 from protocols.rpc import Ping
-from protocols.session import Sessions
+from protocols.session import Sessions, SessionsClose, SessionsOpen
 from protocols.settings import SettingsGet, SettingsSet, SettingsShow, SettingsUnset
 from protocols.status import Status
 from protocols.usage import Holds, HoldsResolve, LedgerVerify, SpendQuery, UsageQuery
@@ -37,7 +53,10 @@ METHODS: dict[str, Method] = {
         Method(Models, providers.models),
         Method(Providers, providers.providers),
         Method(Recommend, providers.recommend),
+        Method(Estimate, estimates.estimate),
         Method(Sessions, sessions.sessions),
+        Method(SessionsOpen, sessions.open_one),
+        Method(SessionsClose, sessions.close),
         Method(Users, users.users),
         Method(SetDefault, users.set_default),
         Method(AddModel, users.add),
@@ -48,6 +67,9 @@ METHODS: dict[str, Method] = {
         Method(SetConversationDefault, users.set_conversation_default),
         Method(SpendQuery, usage.spend),
         Method(UsageQuery, usage.usage),
+        Method(UsageStatsQuery, usage.usage_stats),
+        Method(PerformanceQuery, performance.performance),
+        Method(Feedback, performance.feedback),
         Method(Alerts, alerts.alerts),
         Method(Audit, alerts.audit),
         Method(OverridesGrant, overrides.grant),

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import get_args
 
+from msgspec import UNSET
+
+from actors.clock import MICRO
 from actors.rules.matrix import Task, task
 from actors.rules.orchestrator import Wishes, choose
+from actors.rules.pricing import DAY_S, Price
+from actors.rules.saving import DAYS, saving
 from daemon.methods.method import Caller
 from daemon.world import World
+from protocols.budget import ReadPaidCalls
 from protocols.errors import UnknownProvider
 from protocols.model import Tier
-from protocols.provider import ModelList, Models, ProviderList, Providers, ReadStatuses, ReadViews
+from protocols.provider import ModelList, Models, ProviderList, Providers, ProviderView, ReadStatuses, ReadViews
 from protocols.routing import Recommend, Recommendation, Recommended
 
 
@@ -41,18 +47,40 @@ async def models(world: World, _: Caller, params: Models) -> ModelList:
     )
 
 
-async def recommend(world: World, _: Caller, params: Recommend) -> Recommendation:
-    """The model for a task at each tier; simulated ones only where there is nothing else."""
+async def recommend(world: World, caller: Caller, params: Recommend) -> Recommendation:
+    """The model for a task at each tier, and what it would have saved of the caller's own spend."""
     wanted = task(params.task_type, world.tasks)
-    views = await world.completions.views_priced()
-    rows = world.catalogue.infos(tuple(v for v in views if not v.simulated) or views)
-    found, ways_out = {}, {}
+    views = await comparable(world)
+    rows = world.catalogue.infos(views)
+    found: dict[Tier, Recommended] = {}
+    ways_out = {}
     for tier in get_args(Tier):
         choice = choose(rows, wanted, Wishes(tier, params.prefer_local, params.budget_tier_allows_paid))
         if choice.models:
             found[tier] = Recommended(choice.models[0].id, choice.why, choice.tier_exceeded)
         else:
             ways_out[tier] = choice.why
+    since = world.clock.now_us() - DAYS * DAY_S * MICRO
+    paid = await world.ledger.call(ReadPaidCalls(params.task_type, caller.peer.account, since))
+    offers = {tier: (each.model, price_of(world, views, each.model)) for tier, each in found.items()}
     return Recommendation(
-        params.task_type, wanted.strength, wanted.prompt_tokens, wanted.response_tokens, **found, ways_out=ways_out
+        params.task_type,
+        wanted.strength,
+        wanted.prompt_tokens,
+        wanted.response_tokens,
+        **found,
+        ways_out=ways_out,
+        saving=saving(paid, offers) or UNSET,
     )
+
+
+async def comparable(world: World) -> tuple[ProviderView, ...]:
+    """The providers whose models are compared; simulated ones only where there is nothing else."""
+    views = await world.completions.views_priced()
+    return tuple(v for v in views if not v.simulated) or views
+
+
+def price_of(world: World, views: tuple[ProviderView, ...], model_id: str) -> Price | None:
+    """What a model of these providers costs, or None where nobody knows."""
+    provider, _, model = model_id.partition(":")
+    return world.catalogue.price(next(v for v in views if v.name == provider), model)

@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 from worlds import TurnedClock, attempt_end, calm, month, open_books
 
-from actors.budget import LEASE_LOOK_S, MOST_GRANTS
+from actors.budget import FORGET_S, LEASE_LOOK_S, MOST_GRANTS
 from actors.offers import OFFER_S
 from actors.rules.admission import Limit, Limits
 from protocols.alerts import Alert
@@ -169,10 +169,35 @@ class TestTurns:
             kept = await books.reserve(7, user="ana/kept")
             for number in range(100):
                 await books.budget.call(Fits(f"ana/{number}", "editor", "openai", "m", 1))
-            assert len(books.budget.incarnation._accounts.balances) < 40
+            assert len(books.budget.incarnation._accounts.balances) < 60
             await books.settle(kept, 7)
             assert await books.spent_and_held("daemon") == (7, 0)
             await balanced(books)
+
+    async def test_names_that_nobody_asks_for_are_forgotten_and_what_is_held_for_nothing_counts(self, opened):
+        async with opened() as books:
+            spent, free = await books.reserve(7, user="ana/spends"), await books.reserve(0, user="ana/free")
+            await books.settle(spent, 7)
+            for number in range(100):
+                await books.reserve(0, user="gone", app=f"app-{number}")
+            for hold in [i for i in books.budget.incarnation._open if i != free]:
+                await books.settle(hold, 0)
+            for _ in range(2):
+                books.budget.incarnation._accounts.forget_idle()
+            scopes = {account.scope for account in books.budget.incarnation._accounts.balances}
+            assert {"user:ana/spends", "user:ana/free"} <= scopes
+            assert "app:app-1" not in scopes
+            await books.settle(free, 5)
+            standing = await books.standing("ana/free")
+            assert standing["user:ana/free", "month"].spent_nano_usd == 5
+            assert await books.spent_and_held("daemon") == (12, 0)
+            await balanced(books)
+            await books.budget.call(Fits("asks", "editor", "openai", "m", 0))
+            for _ in range(2):
+                await books.clock.turn(FORGET_S)
+            scopes = {account.scope for account in books.budget.incarnation._accounts.balances}
+            assert {"user:ana/spends", "user:ana/free"} <= scopes
+            assert "user:asks" not in scopes
 
     @pytest.mark.parametrize("position", [0, 1])
     async def test_who_gives_up_leaves_its_place_to_those_behind(self, opened, position):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.clock import Clock, Ids, parse_rfc3339, rfc3339
+from actors.clock import Clock, Ids, id_after, parse_rfc3339, rfc3339
 
 NOW = 1_800_000_000_000_000
 
@@ -35,6 +35,23 @@ def test_a_clock_that_stands_still_gives_ids_all_the_same():
 def test_ids_go_on_above_the_last_one_known(before, after):
     last = Ids(lambda: before).next()
     assert Ids(lambda: after, last).next() > last
+
+
+@given(st.integers(0, 2**52), st.integers(0, 90_000))
+def test_an_id_so_much_later_parts_what_came_before_from_what_comes_after(at, later_s):
+    first, parting = Ids(lambda: at).next(), id_after(Ids(lambda: at).next(), later_s)
+    assert first <= parting == Ids(lambda: at + later_s * 1_000_000).next()
+    assert Ids(lambda: at + later_s * 1_000_000 + 1).next() > parting
+
+
+def test_after_the_last_id_there_is_none_later():
+    assert id_after("z" * 13, 5) <= "z" * 13
+
+
+@pytest.mark.parametrize("text", ["", "0", "z" * 12, "z" * 14, "A" * 13, "u" * 13, "\u0664" * 13])
+def test_what_is_no_id_has_none_after_it(text):
+    with pytest.raises(ValueError):  # noqa: PT011  any word will do
+        id_after(text, 5)
 
 
 @pytest.mark.parametrize(

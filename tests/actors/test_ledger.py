@@ -8,7 +8,7 @@ from worlds import TurnedClock, attempt_end, attempt_start, open_books, rows, un
 
 from actors.base import handles
 from actors.clock import parse_rfc3339
-from actors.ledger import Ledger, last_id, outcome_of_lost
+from actors.ledger import FORGET_S, Ledger, last_id, outcome_of_lost
 from actors.store.sqlite import Store
 from protocols.budget import (
     Account,
@@ -18,13 +18,14 @@ from protocols.budget import (
     ReadBooks,
     ReadGroups,
     ReadHolds,
+    ReadPaidCalls,
     ReadUsage,
     Verify,
 )
 from protocols.chat import TokenCount
 from protocols.errors import BadRequest, Internal
 from protocols.request import Request
-from protocols.usage import SpendQuery, UsageQuery
+from protocols.usage import PaidCalls, SpendQuery, UsageQuery
 
 pytestmark = pytest.mark.anyio
 
@@ -39,7 +40,6 @@ class BreakableLedger(Ledger):
     @handles(Break)
     def broken(self, _):
         self._sets.clear()
-        self._set_ids.clear()
         raise ZeroDivisionError
 
 
@@ -242,8 +242,42 @@ async def test_ids_never_collide_although_the_past_is_not_read(tmp_path):
                     await books.settle(await books.reserve(10, user, app), 7)
                 await books.settle(open_hold, 8)
                 assert await problems(books) == []
-                assert len({max(a.label for a in s) for s in books.ledger.incarnation._sets}) <= 2
+                assert len({max(a.label for a in s) for s in books.ledger.incarnation._sets}) <= 3
     assert rows(tmp_path, "SELECT count(*) = count(DISTINCT scope || label) FROM accounts") == [(1,)]
+
+
+async def test_sets_that_nobody_asks_for_are_forgotten_and_written_anew(books):
+    async def ids():
+        await books.store.written()
+        return sum(books.rows("SELECT count(DISTINCT set_id) FROM account_sets"), ())
+
+    for number in range(20):
+        await books.settle(await books.reserve(10, f"ana/{number}"), 7)
+    for _ in range(2):
+        await books.settle(await books.reserve(10, "ana/0"), 7)
+        await books.clock.turn(FORGET_S)
+    assert (len(books.ledger.incarnation._sets), await ids()) == (1, (20,))
+    await books.clock.turn(FORGET_S)
+    assert len(books.ledger.incarnation._sets) == 0
+    held = await books.reserve(10, "ana/1")
+    books.ledger.incarnation._sets.clear()
+    await books.settle(held, 7)
+    assert await ids() == (22,)
+    assert await problems(books) == []
+
+
+async def test_opening_reads_no_more_sets_than_are_kept_and_no_account_without_spend(tmp_path, monkeypatch):
+    async with open_books(tmp_path) as books:
+        for number in range(30):
+            await books.settle(await books.reserve(0, f"ana/{number}"), 0)
+        await books.settle(await books.reserve(10, "ana/last"), 7)
+    monkeypatch.setattr("actors.ledger.SETS", 5)
+    async with open_books(tmp_path) as books:
+        assert len(books.ledger.incarnation._sets) == 5
+        scopes = {account.scope for account in books.budget.incarnation._accounts.balances}
+        assert scopes == {"daemon", "user:ana", "user:ana/last", "app:editor", "provider:openai"}
+        await books.settle(await books.reserve(10, "ana/0"), 7)
+        assert await problems(books) == []
 
 
 async def test_opening_reads_the_recent_part_of_a_years_history(tmp_path, monkeypatch):
@@ -253,7 +287,7 @@ async def test_opening_reads_the_recent_part_of_a_years_history(tmp_path, monkey
             for user in users:
                 await books.settle(await books.reserve(10, user), 7)
             await clock.turn(86_400)
-        of_a_year = len(books.budget.incarnation._accounts.balances), len(books.ledger.incarnation._set_ids)
+        of_a_year = len(books.budget.incarnation._accounts.balances), len(books.ledger.incarnation._sets)
     assert rows(tmp_path, "SELECT count(*) FROM accounts") == [((366 + 13) * 6,)]
     counted, read = [], Store.read
 
@@ -264,11 +298,11 @@ async def test_opening_reads_the_recent_part_of_a_years_history(tmp_path, monkey
 
     monkeypatch.setattr(Store, "read", counting)
     async with open_books(tmp_path, clock=clock) as books:
-        in_memory = len(books.budget.incarnation._accounts.balances), len(books.ledger.incarnation._set_ids)
+        in_memory = len(books.budget.incarnation._accounts.balances), len(books.ledger.incarnation._sets)
         assert (await books.spent_and_held("daemon"))[0] == 10 * 3 * 7
     assert max(counted) == 2 * 3 * 8  # the members of the sets of two days
     assert in_memory == (18, 6)
-    assert of_a_year == (24, 6)
+    assert of_a_year == (24, 3)
 
 
 async def test_a_crashed_ledger_comes_back_with_its_ids_while_postings_wait(books):
@@ -383,6 +417,30 @@ async def test_sums_count_calls_tokens_and_what_has_no_price(history):
     ]
     groups = await history.ledger.call(ReadGroups(query, None, since, until_))
     assert [(g.key, g.calls, g.unpriced) for g in groups] == [("openai", 3, 0), ("anthropic", 3, 0)]
+
+
+async def test_what_was_paid_for_a_task_is_summed_by_model(books):
+    rows = [
+        ("ana", "x:a", "tag", 7, {"tokens": TokenCount(prompt=10, response=1)}),
+        ("ana/bob", "x:a", "tag", 8, {"tokens": TokenCount(prompt=30, response=2)}),
+        ("ana", "x:b", "tag", 90, {"tokens": TokenCount(prompt=20, cached=5, response=3, reasoning=2)}),
+        ("ana", "x:a", "poem", 100, {}),
+        ("ana", "x:a", None, 100, {}),
+        ("anabel", "x:a", "tag", 100, {}),
+        ("ana", "x:a", "tag", 100, {"status": "truncated"}),
+        ("ana", "x:free", "tag", 0, {}),
+        ("ana", "x:unpriced", "tag", None, {}),
+    ]
+    for user, model, task, cost, end in rows:
+        start = books.start(user, model=model, task_type=task)
+        await books.ledger.call(PostHold(OpenHold(start, 50, (DAEMON,))))
+        await books.ledger.call(PostSettlement(OpenHold(start, 50, (DAEMON,)), attempt_end(cost, **end)))
+    now = books.clock.now_us()
+    assert await books.ledger.call(ReadPaidCalls("tag", "ana", now)) == [
+        PaidCalls("x:b", 1, 20, 3, 20, 90),
+        PaidCalls("x:a", 2, 40, 3, 30, 15),
+    ]
+    assert await books.ledger.call(ReadPaidCalls("tag", "ana", now + 1)) == []
 
 
 async def test_the_highest_id_is_known_wherever_it_stands(books):

@@ -243,6 +243,23 @@ async def test_attempts_of_days_before_the_kept_ones_become_sums_by_day_user_app
     assert await world.problems() == []
 
 
+async def test_what_was_said_of_an_attempt_goes_with_it(world):
+    old, new = world.attempts({"at": "2027-02-01T10:00:00+01:00"}, {"at": "2027-03-09"})
+    for usage_id in (old, new):
+        world.write(f"INSERT INTO feedback SELECT call_id, id, 'ana', 1, NULL, 5 FROM usage WHERE id = '{usage_id}'")
+    await world.roll()
+    assert world.rows("SELECT usage_id FROM feedback") == [(new,)]
+
+
+async def test_what_was_said_of_a_later_attempt_of_the_same_call_stays(world):
+    old, new = world.attempts({"at": "2027-02-01T10:00:00+01:00"}, {"at": "2027-03-09"})
+    world.write("UPDATE usage SET call_id = (SELECT min(call_id) FROM usage)")
+    world.write(f"INSERT INTO feedback SELECT call_id, id, 'ana', 1, NULL, 5 FROM usage WHERE id = '{new}'")
+    await world.roll()
+    assert kept(world) == [new] != [old]
+    assert world.rows("SELECT usage_id FROM feedback") == [(new,)]
+
+
 async def test_a_day_is_rolled_whole_at_its_local_midnight(world):
     last, first = world.attempts({"at": "2027-02-07T23:59:59.999+01:00"}, {"at": "2027-02-08T00:00:00+01:00"})
     await world.roll("2027-03-09T23:59:59+01:00")
@@ -507,7 +524,7 @@ async def test_it_rolls_a_minute_after_the_start_and_then_each_day(world):
         world.clock.turn(1)
         await until(lambda: len(kept(world)) == 1)
         for _ in range(24):
-            await until(lambda: world.clock.sleepers)
+            await until(lambda: round(EVERY_S * MICRO) + world.clock.wall_us in world.clock.sleepers.values())
             world.clock.turn(EVERY_S)
         await until(lambda: kept(world) == [])
         await until(lambda: len(logged) == 2)
@@ -522,7 +539,7 @@ async def test_a_changed_setting_holds_from_the_next_round_on(world):
     (only,) = world.attempts({"at": "2027-03-01T10:00:00+01:00"})
     with capture_logs():
         world.clock.turn(FIRST_S)
-        await until(lambda: world.clock.sleepers)
+        await until(lambda: round(EVERY_S * MICRO) + world.clock.wall_us in world.clock.sleepers.values())
         assert kept(world) == [only]
         await world.settings.call(ChangeSetting("usage.retention_days", 8, DAEMON, Actor(0, "root", "test")))
         world.clock.turn(EVERY_S)
@@ -543,7 +560,7 @@ async def test_after_a_full_disk_the_next_round_goes_on(world):
         assert await world.totals() == before
         await world.store._writer.run(lambda c: c.execute("PRAGMA max_page_count = 1073741823").fetchone())
         await until(lambda: not world.store.full)
-        await until(lambda: world.clock.sleepers)
+        await until(lambda: round(EVERY_S * MICRO) + world.clock.wall_us in world.clock.sleepers.values())
         world.clock.turn(EVERY_S)
         await until(lambda: kept(world) == [])
     assert await world.totals() == before

@@ -128,6 +128,55 @@ async def test_a_start_that_is_cancelled_leaves_nothing(actors):
     assert (actors.refs, pykka.ActorRegistry.get_all()) == ({}, [])
 
 
+async def test_a_stop_while_an_actor_starts_is_a_shutdown_for_who_starts_it(actors):
+    starting = asyncio.get_running_loop().create_task(actors.start(lambda: Counter([])))
+    await asyncio.sleep(0)
+    (ref,) = actors.refs
+    await actors.stop(ref)
+    with pytest.raises(ShuttingDown, match="while it started"):
+        await starting
+    assert (actors.refs, pykka.ActorRegistry.get_all(), ref.incarnation) == ({}, [], None)
+
+
+async def test_work_that_crashes_while_an_actor_opens_restarts_it(actors):
+    class Hasty(Counter):
+        async def opening(self):
+            if not self.book:
+                self.book.append(1)
+                self.spawn(self.fail())
+            await super().opening()
+            await asyncio.sleep(0)
+
+        async def fail(self):
+            raise OSError("too early")
+
+    book = []
+    with capture_logs() as logged:
+        hasty = await actors.start(lambda: Hasty(book))
+        assert await hasty.call(Add(1)) == 2
+    assert (hasty.restarts, [event["event"] for event in logged]) == (1, ["actor_crashed"])
+
+
+async def test_a_stop_during_a_restart_ends_it(actors):
+    counter = await actors.start(lambda: Counter([], opening_fails=[False, True]))
+    with capture_logs():
+        await explode(counter)
+        await asyncio.sleep(0)
+        await actors.stop(counter)
+        await calm()
+    assert (actors.refs, counter.incarnation, pykka.ActorRegistry.get_all()) == ({}, None, [])
+
+
+async def test_an_idle_actor_has_no_task_and_no_queue(actors):
+    before = asyncio.all_tasks()
+    counter = await actors.start(lambda: Counter([]))
+    with capture_logs():
+        await explode(counter)
+        assert await counter.call(Add(1)) == 1
+    assert asyncio.all_tasks() == before
+    assert counter.actor_inbox.queue == ()
+
+
 async def test_a_restart_that_fails_is_tried_again(actors):
     fails = [False, True, True, False]
     counter = await actors.start(lambda: Counter([], opening_fails=fails))

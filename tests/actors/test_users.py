@@ -198,9 +198,9 @@ async def test_answers_are_counted_in_batches(books, session):
     await choose(books, "gpt-4o")
     await session.call(Prefer("editor"))
     for _ in range(100):
-        session.tell(Spent(5, "openai:gpt-4o"))
-    session.tell(Spent(5, "openai:another"))
-    session.tell(Spent(5))
+        session.tell(Spent("ana", 5, "openai:gpt-4o"))
+    session.tell(Spent("ana", 5, "openai:another"))
+    session.tell(Spent("ana", 5))
     await calm()
     assert books.rows("SELECT use_count FROM user_models") == [(0,)]
     assert [m.use_count for m in await books.users.call(ModelsOf("ana"))] == [100]
@@ -220,7 +220,7 @@ async def test_counts_and_choices_outlive_a_stop(tmp_path):
         sessions = await books.actors.start(lambda: Sessions(books.actors, books.settings, books.users, books.clock))
         session = await sessions.call(OpenSession("ana", "editor"))
         await choose(books, "gpt-4o", parameters=COOL)
-        session.tell(Spent(5, "openai:gpt-4o"))
+        session.tell(Spent("ana", 5, "openai:gpt-4o"))
     assert rows(tmp_path, "SELECT use_count FROM user_models") == [(1,)]
     async with open_books(tmp_path) as books:
         (model,) = await books.users.call(ModelsOf("ana"))
@@ -229,7 +229,7 @@ async def test_counts_and_choices_outlive_a_stop(tmp_path):
 
 async def test_on_a_full_disk_counts_wait(books, session):
     await choose(books, "gpt-4o")
-    session.tell(Spent(5, "openai:gpt-4o"))
+    session.tell(Spent("ana", 5, "openai:gpt-4o"))
     books.store.full = True
     await books.clock.turn(30)
     assert [m.use_count for m in await books.users.call(ModelsOf("ana"))] == [1]

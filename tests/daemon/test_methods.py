@@ -7,6 +7,7 @@ import os
 import socket
 from contextlib import contextmanager
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import malformed
 import pytest
@@ -14,6 +15,8 @@ import running_daemon
 import simulated_provider
 from running_daemon import PATIENCE_S, JsonLines
 
+from actors.clock import parse_rfc3339
+from actors.rules.periods import local_date
 from daemon.methods import METHODS
 from protocols.errors import BadRequest, Forbidden, QuorumError, UnknownMethod, UnknownProvider
 from protocols.wire import Frames, decode_daemon
@@ -179,16 +182,89 @@ class TestMistakes:
             daemon.call("models", provider="smi")
 
     @pytest.mark.parametrize("when", ["yesterday", "", "2027-13-01", "9" * 50, "x" * 256])
-    @pytest.mark.parametrize(("method", "more"), [("usage", {}), ("spend", {"by": "day"})])
+    @pytest.mark.parametrize(("method", "more"), [("usage", {}), ("spend", {"by": "day"}), ("performance", {})])
     def test_a_time_that_is_none_says_how_one_is_written(self, daemon, method, more, when):
         with pytest.raises(BadRequest, match="write it like 2027-01-31T12:00:00Z"):
             daemon.call(method, since=when, **more)
 
     @pytest.mark.parametrize("when", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
-    @pytest.mark.parametrize(("method", "more"), [("usage", {}), ("spend", {"by": "day"})])
+    @pytest.mark.parametrize(
+        ("method", "more"), [("usage", {}), ("spend", {"by": "day"}), ("performance", {"ab": True})]
+    )
     def test_the_ends_of_time_are_times(self, daemon, method, more, when):
         assert daemon.call(method, since=when, **more)
+        assert daemon.call(method, until=when, **more)
         assert daemon.call("ledger.verify")["ok"]
+
+    @pytest.mark.parametrize("day", ["", "today", "2027-02-30", "9999-12-31", "0001-01-01"])
+    def test_a_day_that_is_none_is_a_wrong_one(self, daemon, day):
+        with pytest.raises(BadRequest):
+            daemon.call("usage", day=day)
+
+    @pytest.mark.parametrize("more", [{"since": "2027-01-31"}, {"until": "2027-01-31"}])
+    def test_a_day_stands_for_a_since_and_an_until(self, daemon, more):
+        with pytest.raises(BadRequest, match="leave them out"):
+            daemon.call("usage", day="2027-01-31", **more)
+
+    def test_arms_are_not_compared_by_model(self, daemon):
+        with pytest.raises(BadRequest, match="leave one of them out"):
+            daemon.call("performance", ab=True, model="sim:sim")
+
+    @pytest.mark.parametrize("rating", [-1.001, 1.001, float("nan"), float("inf"), "good", None, True, [1]])
+    def test_a_rating_is_a_number_from_minus_one_to_one(self, daemon, rating):
+        call_id = daemon.call("chat", **CHAT)["call_id"]
+        with pytest.raises(BadRequest, match="rating"):
+            daemon.call("feedback", call_id=call_id, rating=rating)
+        assert daemon.database("SELECT * FROM feedback WHERE call_id = ?", call_id) == []
+
+    def test_a_comment_is_bounded(self, daemon):
+        call_id = daemon.call("chat", **CHAT)["call_id"]
+        with pytest.raises(BadRequest, match="2000"):
+            daemon.call("feedback", call_id=call_id, rating=1, comment="x" * 2001)
+        assert daemon.call("feedback", call_id=call_id, rating=1, comment="x" * 2000)["comment"] == "x" * 2000
+
+
+class TestLearning:
+    def test_what_is_said_of_an_answer_shows_in_the_figures(self, daemon):
+        answers = [daemon.call("chat", **CHAT, user="rated", task_type="rating") for _ in range(2)]
+        for answer, rating in zip(answers, (1, -0.5), strict=True):
+            daemon.call("feedback", call_id=answer["call_id"], rating=rating)
+        answered = daemon.call("performance", user="rated")
+        (figures,) = answered["rows"]
+        assert (figures["model"], figures["task_type"], figures["calls"], figures["errors"]) == (
+            "sim:sim",
+            "rating",
+            2,
+            0,
+        )
+        assert (figures["feedback_mean"], figures["feedback_n"], figures["agreement"]) == (0.25, 2, None)
+        assert 0 < figures["p50_ms"] <= figures["p95_ms"]
+        assert figures["cost_per_answer_nano_usd"] == answers[0]["cost_nano_usd"]
+        assert "arms" not in answered
+        days = [parse_rfc3339(answered[key]) / 86_400_000_000 for key in ("until", "since")]
+        assert days[0] - days[1] == pytest.approx(30)
+
+    def test_arms_are_compared_where_there_are_some(self, daemon):
+        assert daemon.call("performance", ab=True)["arms"] == []
+
+    def test_the_stats_of_a_user_have_chosen_models_too(self, daemon):
+        daemon.call("user_models.set_default", model="sim:other", user="chooser")
+        daemon.call("chat", **CHAT, user="chooser")
+        stats = daemon.call("usage_stats", user="chooser")
+        assert [(m["model"], m["calls"], m["use_count"], m["is_default"]) for m in stats["models"]] == [
+            ("sim:sim", 1, None, False),
+            ("sim:other", 0, 0, True),
+        ]
+        assert stats["user"].endswith("/chooser")
+
+    def test_usage_of_a_day_is_of_the_daemons_time_zone(self):
+        with running_daemon.running('[daemon]\ntimezone = "Pacific/Kiritimati"\n') as daemon:
+            daemon.call("chat", messages=CHAT["messages"])
+            created = parse_rfc3339(daemon.call("usage")["rows"][0]["created_at"])
+            today = local_date(created, ZoneInfo("Pacific/Kiritimati"))
+            before = local_date(created - 86_400_000_000, ZoneInfo("Pacific/Kiritimati"))
+            assert len(daemon.call("usage", day=today)["rows"]) == 1
+            assert daemon.call("usage", day=before)["rows"] == []
 
 
 @as_root
@@ -254,6 +330,24 @@ class TestRights:
             assert {r["user"] for r in ask(lines, "usage")["rows"]} >= {"root", "daemon/bob", "nobody"}
             assert {s["user"] for s in ask(lines, "sessions")["sessions"]} >= {"root", "daemon/bob", "nobody"}
             assert {r["user"] for r in ask(lines, "usage", user="@daemon")["rows"]} == {"daemon/bob"}
+
+    def test_figures_and_feedback_are_about_ones_own_calls(self, daemon):
+        roots = daemon.call("chat", **CHAT)
+        with somebody(daemon, DAEMON) as lines:
+            own = ask(lines, "chat", **CHAT, user="bob", task_type="own")
+            assert ask(lines, "feedback", call_id=own["call_id"], rating=1)["usage_id"] == own["usage_id"]
+            for call_id in (roots["call_id"], roots["usage_id"]):
+                assert ask(lines, "feedback", call_id=call_id, rating=-1)[0] == "not_found"
+            assert ask(lines, "performance", task="own")["rows"][0]["feedback_n"] == 1
+            seen = sum(row["calls"] for row in ask(lines, "performance")["rows"])
+            assert seen == len(ask(lines, "usage")["rows"])
+            assert [m["calls"] for m in ask(lines, "usage_stats", user="bob")["models"]] != []
+        with somebody(daemon, NOBODY, 8) as lines:
+            assert sum(row["calls"] for row in ask(lines, "performance")["rows"]) > seen
+            assert sum(row["calls"] for row in ask(lines, "performance", user="@daemon")["rows"]) == seen
+            assert ask(lines, "feedback", call_id=own["call_id"], rating=-1)["rating"] == -1
+            assert ask(lines, "usage_stats", user="@daemon/bob")["user"] == "daemon/bob"
+        assert daemon.database("SELECT user FROM feedback WHERE call_id = ?", own["call_id"]) == [{"user": "nobody"}]
 
     @pytest.mark.parametrize(
         "method",

@@ -19,11 +19,11 @@ ROLES = {"none": frozenset(), "use": frozenset(ALL[:2]), "operate": frozenset(AL
 NEEDED = {
     "observe": ("ping", "status", "models", "providers", "sessions", "events"),
     "use": (
-        *("chat", "explain", "recommend", "spend", "usage", "alerts"),
+        *("chat", "explain", "estimate", "recommend", "spend", "usage", "usage_stats", "performance", "feedback", "alerts"),
         *("settings.show", "settings.get", "settings.set", "settings.unset"),
         *("overrides.grant", "overrides.list", "overrides.revoke"),
         *("user_models.set_default", "user_models.add", "user_models.remove", "user_models.get_default"),
-        *("user_models.list", "user_models.resolved", "conversations.set_default"),
+        *("user_models.list", "user_models.resolved", "conversations.set_default", "sessions.open", "sessions.close"),
     ),
     "operate": ("users", "holds", "ledger.verify", "audit"),
     "admin": ("holds.resolve",),

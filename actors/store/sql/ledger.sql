@@ -57,6 +57,7 @@ WHERE account_sets.set_id IN (
     SELECT of_days.set_id FROM accounts AS days JOIN account_sets AS of_days ON of_days.account_id = days.id
     WHERE days.period = 'day' AND days.label >= (
         SELECT min(label) FROM (SELECT DISTINCT label FROM accounts WHERE period = 'day' ORDER BY label DESC LIMIT 2)))
+    AND account_sets.set_id > (SELECT max(set_id) FROM account_sets) - ?
 
 -- name: sets_of_open_holds
 SELECT account_sets.set_id, accounts.scope, accounts.period, accounts.label
@@ -65,7 +66,7 @@ WHERE account_sets.set_id IN (SELECT set_id FROM holds WHERE state = 'held')
 
 -- name: balances
 SELECT scope, period, label, spent, held FROM accounts
-WHERE (period = 'month' AND label >= ?) OR (period = 'day' AND label >= ?)
+WHERE (spent <> 0 OR held <> 0) AND (period = 'month' AND label >= ? OR period = 'day' AND label >= ?)
     OR (period = 'override' AND label IN (SELECT id FROM overrides WHERE revoked_at IS NULL))
     OR id IN (SELECT account_id FROM account_sets WHERE set_id IN (SELECT set_id FROM holds WHERE state = 'held'))
 
@@ -140,6 +141,13 @@ SELECT key, sum(calls), sum(prompt), sum(response), sum(cost), sum(unpriced), su
         AND (:user IS NULL OR user = :user OR (user >= :user || '/' AND user < :user || '0'))
     GROUP BY key)
 GROUP BY key ORDER BY CASE WHEN :by = 'day' THEN 0 ELSE sum(cost) END DESC, key
+
+-- name: paid_calls
+SELECT model, count(*), sum(prompt_tokens), sum(response_tokens), max(prompt_tokens), sum(cost)
+FROM usage
+WHERE created_at >= :since AND task_type = :task AND status = 'ok' AND cost > 0
+    AND (user = :user OR (user >= :user || '/' AND user < :user || '0'))
+GROUP BY model ORDER BY sum(cost) DESC, model
 
 -- name: recomputed
 WITH moved AS MATERIALIZED (

@@ -32,6 +32,10 @@ ON CONFLICT (set_id) DO UPDATE SET attempts = attempts + excluded.attempts, entr
 -- name: carry_before
 UPDATE carried_before SET usage_id = max(usage_id, ?)
 
+-- name: drop_feedback
+DELETE FROM feedback WHERE call_id IN (SELECT call_id FROM usage WHERE id IN (SELECT value FROM json_each(?1)))
+    AND usage_id IN (SELECT value FROM json_each(?1))
+
 -- name: drop_usage
 DELETE FROM usage WHERE id IN (SELECT value FROM json_each(?))
 

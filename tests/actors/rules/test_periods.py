@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.rules.periods import days_before, label_before, local_date, span_of
+from actors.rules.periods import day_named, days_before, label_before, local_date, span_of
 
 BERLIN, SAO_PAULO = ZoneInfo("Europe/Berlin"), ZoneInfo("America/Sao_Paulo")
 HAVANA, KOLKATA, APIA = ZoneInfo("America/Havana"), ZoneInfo("Asia/Kolkata"), ZoneInfo("Pacific/Apia")
@@ -112,3 +112,20 @@ def test_so_many_days_before_is_counted_by_dates(zone, days, at, label, starts):
     span = days_before(days, us(at), zone)
     assert (span.label, text(span.starts_at)) == (label, starts)
     assert span == span_of("day", span.starts_at * 1_000_000, zone)
+
+
+@pytest.mark.parametrize(
+    ("zone", "at"),
+    [(UTC, "2027-03-10T12:00Z"), (BERLIN, "2027-03-27T23:00Z"), (BERLIN, "2027-10-31T22:59Z"), (SAO_PAULO, "2018-11-04T12:00Z")],
+)  # fmt: skip
+def test_a_day_can_be_asked_for_by_its_name(zone, at):
+    span = span_of("day", us(at), zone)
+    assert day_named(span.label, zone) == span
+
+
+@pytest.mark.parametrize(
+    "label", ["", "today", "2027-02-30", "2027-02-03T00:00", "20270203", "2027-02", "9999-12-31", "2027-02-03\0"]
+)
+def test_what_names_no_day_says_how_one_is_written(label):
+    with pytest.raises(ValueError, match="write it like 2027-01-31"):
+        day_named(label, BERLIN)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.rules.pricing import DAY_S, FREE, Dated, Price, Tier, affordable, bound, cost, overridden
+from actors.rules.pricing import DAY_S, FREE, Dated, Price, Tier, affordable, bound, cost, cost_together, overridden
 from protocols.chat import MAX_TOKENS, TokenCount
 from protocols.money import NanoUSD, PicoUSD
 
@@ -324,3 +324,30 @@ def test_input_and_output_set_leave_no_tier_and_no_time(base):
 def test_what_is_no_price_is_refused(usd):
     with pytest.raises(ValueError, match="price"):
         overridden(GPT, input_usd_per_mtok=usd)
+
+
+@pytest.mark.parametrize(
+    ("case", "calls", "tokens", "longest", "nano"),
+    [
+        (GPT, 3, TokenCount(prompt=1000, cached=900, response=10), 400, 1000 * 2_500 + 10 * 10_000),
+        (FREE, 3, TokenCount(prompt=1000, response=10), 400, 0),
+        (TIERED, 3, TokenCount(prompt=600_000, response=10), 200_000, 600_000 * 1_250 + 10 * 10_000),
+        (TIERED, 3, TokenCount(prompt=600_000, response=10), 200_001, 600_000 * 2_500 + 10 * 15_000),
+        (WITH_FEE, 3, TokenCount(prompt=1000, response=10), 400, 3 * 12_000_000 + 1_010 * 1_000),
+        (OFF_PEAK, 3, TokenCount(prompt=1000, response=10), 400, 1000 * 270 + 10 * 1_100),
+        (price(1, 0), 3, TokenCount(prompt=1_001), 400, 2),
+    ],
+)
+def test_calls_together_cost_the_dearest_that_they_can_and_are_rounded_up_once(case, calls, tokens, longest, nano):
+    assert cost_together(case, calls, tokens, longest) == nano
+
+
+@given(
+    st.sampled_from([GPT, CLAUDE, TIERED, WITH_FEE, OFF_PEAK, FREE]),
+    st.lists(st.tuples(st.integers(0, 300_000), st.integers(0, 10_000)), min_size=1, max_size=9),
+    st.integers(0, DAY_S - 1),
+)
+def test_calls_together_cost_no_less_than_their_lines_but_for_the_rounding(case, lines, at_s):
+    each = [cost(case, TokenCount(prompt=prompt, response=response), at_s) for prompt, response in lines]
+    tokens = TokenCount(prompt=sum(p for p, _ in lines), response=sum(r for _, r in lines))
+    assert sum(each) - len(lines) < cost_together(case, len(lines), tokens, max(p for p, _ in lines))

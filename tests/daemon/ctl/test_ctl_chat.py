@@ -232,7 +232,7 @@ class TestOnATerminal:
         daemon.table["chat"] = STORY
         terminal = Terminal("chat", "hi")
         assert terminal.end() == 0
-        how = "openai:gpt-4o-mini · 8 + 2 tokens · $0.0000024 · 412 ms"
+        how = "openai:gpt-4o-mini · 8 + 2 tokens · $0.0000024 · 412 ms · c1"
         assert terminal.shown == f"Once [31mupon\r\n\x1b[2m{how}\x1b[0m\r\n"
 
     @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
