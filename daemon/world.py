@@ -16,6 +16,7 @@ from actors.idempotency import Idempotency
 from actors.ledger import Ledger
 from actors.performance import Performance
 from actors.pool import ProviderPool
+from actors.record import Record
 from actors.rules.catalogue import Catalogue
 from actors.rules.matrix import TaskConfig
 from actors.session import Sessions
@@ -41,6 +42,7 @@ class World(Struct):
     budget: Ref[BudgetActor]
     pool: Ref[ProviderPool]
     users: Ref[Users]
+    record: Ref[Record]
     sessions: Ref[Sessions]
     completions: Completions
     keys: Ref[Idempotency]

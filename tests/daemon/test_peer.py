@@ -19,7 +19,19 @@ ROLES = {"none": frozenset(), "use": frozenset(ALL[:2]), "operate": frozenset(AL
 NEEDED = {
     "observe": ("ping", "status", "models", "providers", "sessions", "events"),
     "use": (
-        *("chat", "explain", "estimate", "recommend", "spend", "usage", "usage_stats", "performance", "feedback", "alerts"),
+        *(
+            "chat",
+            "explain",
+            "estimate",
+            "recommend",
+            "spend",
+            "usage",
+            "usage_stats",
+            "performance",
+            "feedback",
+            "alerts",
+        ),
+        *("tournaments", "tournament.show", "tournament.replay", "reviews", "reviews.resolve"),
         *("settings.show", "settings.get", "settings.set", "settings.unset"),
         *("overrides.grant", "overrides.list", "overrides.revoke"),
         *("user_models.set_default", "user_models.add", "user_models.remove", "user_models.get_default"),
