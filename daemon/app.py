@@ -35,6 +35,7 @@ from actors.provider import Source
 from actors.providers.http import HttpClient, HttpxTransport
 from actors.providers.tls import Tls
 from actors.providers.transport import Transport
+from actors.record import Record
 from actors.retention import Retention
 from actors.rules.catalogue import Catalogue
 from actors.rules.periods import local_date
@@ -133,6 +134,8 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
             pool = await actors.start(lambda: ProviderPool(actors, sources, transports["probes"], events, clock))
             choice_watchers: dict[Ref[Any], None] = {}
             users = await actors.start(lambda: Users(store, clock, choice_watchers))
+            tournaments_running: set[str] = set()
+            record = await actors.start(lambda: Record(store, clock, tournaments_running))
             sessions = await actors.start(lambda: Sessions(actors, settings, users, clock))
             planner = Planner(
                 pool=pool,
@@ -174,6 +177,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 budget,
                 pool,
                 users,
+                record,
                 sessions,
                 planner,
                 completions,

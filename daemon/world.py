@@ -17,6 +17,7 @@ from actors.ledger import Ledger
 from actors.performance import Performance
 from actors.planner import Planner
 from actors.pool import ProviderPool
+from actors.record import Record
 from actors.rules.catalogue import Catalogue
 from actors.rules.matrix import TaskConfig
 from actors.session import Sessions
@@ -42,6 +43,7 @@ class World(Struct):
     budget: Ref[BudgetActor]
     pool: Ref[ProviderPool]
     users: Ref[Users]
+    record: Ref[Record]
     sessions: Ref[Sessions]
     planner: Planner
     completions: Completions

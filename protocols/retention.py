@@ -1,4 +1,4 @@
-"""What is asked of retention: to roll up attempts that are older than `usage.retention_days`."""
+"""What is asked of retention: to roll up attempts, and drop tournaments, that are older than `usage.retention_days`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from protocols.request import Request
 
 
 class Rolled(Struct, frozen=True):
-    """What a round did: attempts that are in the daily sums now, and the first day (`2026-11-21`) whose attempts keep a row each."""
+    """What a round did: attempts that are in the daily sums now, the first day (`2026-11-21`) whose attempts keep a row each, and
+    tournaments that are gone."""
 
     attempts: int
     before: str
+    tournaments: int = 0
 
 
 class RollUp(Request[Rolled], frozen=True):

@@ -198,9 +198,48 @@ Progress = Launched | Cast | Decided | Cancelled | Judging
 
 # ---- the record
 
+LONGEST_PROMPT = 4_000
+"""Characters of a prompt that are stored, from its beginning: what a person needs who says which answer was right."""
+
+LONGEST_TEXT = 20_000
+"""Characters of a ballot's text that are stored, from its end: there stands the answer."""
+
+CUT = "[…] "
+"""Stands before a ballot's text whose beginning is not stored."""
+
+LONGEST_ANSWER = 65_536
+"""Characters of an answer that are stored: the longest of any declared type."""
+
+
+class Seat(Struct, frozen=True, omit_defaults=True):
+    """A member as the rules know it. `whole`: its provider bills a cancelled call as if it had ended. `quality` is its score (0-10)."""
+
+    slot: int
+    model: str
+    family: str | None = None
+    whole: bool = False
+    quality: float = 0.0
+
+
+class Terms(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What a tournament is held under, so that it can be replayed. `members` in the order to ask them in, `bench` stands in for who fails.
+
+    `asked` is how many members were asked for, before any were left out (`shrunk`). `threshold` and `veto` as the call wrote them.
+    """
+
+    members: tuple[Seat, ...]
+    bench: tuple[Seat, ...] = ()
+    asked: int
+    threshold: str = "2/3"
+    min_live: int = 2
+    veto: str | None = None
+    latency: Latency = "frugal"
+    shrunk: bool = False
+    critical: bool = False
+
 
 class Opened(Struct, frozen=True, kw_only=True):
-    """What is known of a tournament when it begins. `created_at` in µs since 1970; `spec`, `rule` are JSON, for a replay."""
+    """What is known of a tournament when it begins. `created_at` in µs since 1970; `spec` is None where a judge compares, or nobody."""
 
     tournament_id: str
     user: str
@@ -208,27 +247,29 @@ class Opened(Struct, frozen=True, kw_only=True):
     task_type: str | None
     mode: Mode
     prompt: str
-    spec: str
-    rule: str
-    members: list[str]
+    spec: AnswerSpec | None
+    terms: Terms
     created_at: int
 
 
 class OpenRecord(Request[None], frozen=True):
-    """Record: a tournament begins; answered once that is durable."""
+    """Record: a tournament begins; answered once that is durable. Raises LedgerReadonly."""
 
     opened: Opened
 
 
 class KeepBallot(Request[None], frozen=True):
-    """Record: a ballot came in, or a member failed."""
+    """Record: a ballot came in, or a member failed. One that a full disk refuses stands in the verdict, which is kept with its ballots."""
 
     tournament_id: str
     ballot: Ballot
 
 
 class CloseRecord(Request[None], frozen=True):
-    """Record: a tournament ended so; answered once that is durable. `agreed` are the slots whose ballot is the winner's."""
+    """Record: a tournament ended so; answered once that is durable. `agreed` are the slots whose ballot is the winner's.
+
+    Where the status decides nothing they count for nothing, until a review. Raises LedgerReadonly.
+    """
 
     verdict: Verdict
     agreed: list[int]
@@ -251,7 +292,7 @@ class Reliability(Struct, frozen=True):
 
 
 class ReadReliability(Request[dict[str, Reliability]], frozen=True):
-    """Record: the reliability of models at a task (None: at all tasks), of the account's own tournaments and others' alike."""
+    """Record: the reliability of models at a task (None: at all tasks), of everybody's tournaments. A model without any is not in it."""
 
     task_type: str | None
 
@@ -261,22 +302,27 @@ State = Literal["running", "done", "unfinished"]
 
 
 class TournamentRow(Struct, kw_only=True):
-    """A row of `tournaments`."""
+    """A row of `tournaments`. Lists cut `prompt` and `answer` to 300 characters. `needs_review` until it is reviewed.
+
+    `why` says what left it unfinished; its cost is then that of its ballots.
+    """
 
     tournament_id: str
     created_at: str
     user: str
     app: str
     task_type: str | None
-    mode: str
+    mode: Mode
     state: State
     status: str | None
     answer: str | None
     needs_review: bool
-    reviewed_answer: str | None
     members: list[str]
     prompt: str
     cost_nano_usd: int | None
+    reviewed_answer: str | None = None
+    reviewed_at: str | None = None
+    reviewed_by: str | None = None
     why: str | None = None
 
 
@@ -312,14 +358,18 @@ class Reviews(Params):
 
 
 class ReviewsResolve(Params):
-    """Says which answer was right, in words of the tournament's answer type; feeds the members' reliability."""
+    """Says which answer was right, in words of the tournament's answer type; feeds the members' reliability.
+
+    Without a type: the model id of a member that was right, the number of a cluster, a ballot's own text, or `none`. Said again, it
+    replaces what was said before.
+    """
 
     method: ClassVar[str] = "reviews.resolve"
     right: ClassVar[Right] = "use"
 
     tournament_id: Name
     answer: Annotated[str, Meta(max_length=100_000)]
-    why: Annotated[str, Meta(max_length=2000)] = ""
+    why: Annotated[str, Meta(max_length=1000)] = ""
     user: Name | None = None
 
 
@@ -348,8 +398,28 @@ class Replay(Params):
     user: Name | None = None
 
 
+class Difference(Struct, frozen=True):
+    """A field of the verdict that a replay changes."""
+
+    what: str
+    was: str | bool | float | list[str] | None
+    now: str | bool | float | list[str] | None
+
+
+class Replayed(Struct, frozen=True):
+    """Result of `tournament.replay`: the verdict as it would have been, and how it differs from the stored one (not at all if there is none).
+
+    `cost_nano_usd` is what the ballots cost that would have been asked for. `not_heard` are members that would have been asked and of whom
+    no ballot is stored; they count as failed, so the verdict is `degraded` and its cost too low.
+    """
+
+    verdict: Verdict
+    differs: list[Difference]
+    not_heard: list[str]
+
+
 class Resolved(Struct):
-    """Result of `reviews.resolve`: whose ballots gave this answer."""
+    """Result of `reviews.resolve`: whose ballots gave this answer. Members whose ballot does not count are in neither."""
 
     tournament_id: str
     answer: str
@@ -372,11 +442,11 @@ class ReadRecord(Request["Stored"], frozen=True):
 
 
 class Stored(Struct, kw_only=True):
-    """A tournament as it is stored; `spec` and `rule` are JSON; `agreed` are the winner's slots."""
+    """A tournament as it is stored, the result of `tournament.show`; the ballots stand beside the verdict, not in it."""
 
-    row: TournamentRow
-    spec: str
-    rule: str
+    tournament: TournamentRow
+    spec: AnswerSpec | None
+    terms: Terms
     ballots: list[Ballot]
     verdict: Verdict | None = None
 

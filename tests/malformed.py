@@ -99,6 +99,22 @@ PARAMS: dict[str, list[dict[str, Any]]] = {
     "holds": [{}],
     "holds.resolve": [{"hold_id": "0cr69h0q7yp00", "cost_usd": 0.25, "why": "the bill"}],
     "ledger.verify": [{}],
+    "tournaments": [{"last": 5, "before": "t1", "needs_review": True, "state": "done", "task": "t", "user": "ana"}],
+    "tournament.show": [{"tournament_id": "t1", "user": "ana"}],
+    "tournament.replay": [
+        {
+            "tournament_id": "t1",
+            "threshold": "3/4",
+            "mode": "cascade",
+            "answer": {"type": "number", "tolerance": 0.5, "unit": "km", "locale": "de"},
+            "min_live": 2,
+            "veto": "0",
+            "user": "ana",
+        },
+        {"tournament_id": "t1", "answer": "bool"},
+    ],
+    "reviews": [{"last": 5, "before": "t1", "user": "ana"}],
+    "reviews.resolve": [{"tournament_id": "t1", "answer": "yes", "why": "the almanac", "user": "ana"}],
     "settings.show": [{"user": "ana"}],
     "settings.get": [{"key": "month_usd", "user": "ana"}],
     "settings.set": [

@@ -14,6 +14,7 @@ from daemon.methods import (
     sessions,
     settings,
     status,
+    tournaments,
     usage,
     users,
 )
@@ -31,6 +32,7 @@ from protocols.rpc import Ping
 from protocols.session import Sessions, SessionsClose, SessionsOpen
 from protocols.settings import SettingsGet, SettingsSet, SettingsShow, SettingsUnset
 from protocols.status import Status
+from protocols.tournament import Replay, Reviews, ReviewsResolve, Show, Tournaments
 from protocols.usage import Holds, HoldsResolve, LedgerVerify, SpendQuery, UsageQuery
 from protocols.users import (
     AddModel,
@@ -82,6 +84,11 @@ METHODS: dict[str, Method] = {
         Method(SettingsGet, settings.get),
         Method(SettingsSet, settings.set_value),
         Method(SettingsUnset, settings.unset),
+        Method(Tournaments, tournaments.tournaments),
+        Method(Show, tournaments.show),
+        Method(Replay, tournaments.replay),
+        Method(Reviews, tournaments.reviews),
+        Method(ReviewsResolve, tournaments.resolve),
         Method(Events, events.events),
     )
 }

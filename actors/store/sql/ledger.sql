@@ -103,7 +103,7 @@ SELECT id, user, amount, granted_at, until, granted_by, why FROM overrides WHERE
 -- name: last_id
 SELECT max(id) FROM (
     SELECT max(usage_id) AS id FROM journal UNION ALL SELECT max(call_id) FROM usage UNION ALL SELECT max(call_id) FROM holds
-    UNION ALL SELECT nullif(usage_id, '') FROM carried_before)
+    UNION ALL SELECT nullif(usage_id, '') FROM carried_before UNION ALL SELECT max(id) FROM tournaments)
 
 -- name: usage
 SELECT id, call_id, created_at, user, app, conversation, task_type, model, endpoint, reason,

@@ -36,6 +36,12 @@ UPDATE carried_before SET usage_id = max(usage_id, ?)
 DELETE FROM feedback WHERE call_id IN (SELECT call_id FROM usage WHERE id IN (SELECT value FROM json_each(?1)))
     AND usage_id IN (SELECT value FROM json_each(?1))
 
+-- name: old_tournaments
+SELECT id FROM tournaments WHERE created_at < ? AND state <> 'running' LIMIT ?
+
+-- name: drop_tournaments
+DELETE FROM tournaments WHERE id IN (SELECT value FROM json_each(?))
+
 -- name: drop_usage
 DELETE FROM usage WHERE id IN (SELECT value FROM json_each(?))
 

@@ -1,0 +1,328 @@
+"""The record of tournaments: each with its ballots, its verdict and what a person said of it. The only writer of these tables."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import structlog
+from msgspec.structs import replace
+
+from actors.base import Actor, Wait, handles
+from actors.clock import Clock, rfc3339
+from actors.rules.review import review
+from actors.rules.verdict import DECIDED
+from actors.store.audit import audit_row
+from actors.store.queries import load
+from actors.store.sqlite import Row, Store
+from protocols.errors import BadRequest, NotFound, QuorumError
+from protocols.tournament import (
+    CUT,
+    LONGEST_ANSWER,
+    LONGEST_PROMPT,
+    LONGEST_TEXT,
+    AbandonRecord,
+    Agreement,
+    AnswerSpec,
+    Ballot,
+    CloseRecord,
+    KeepBallot,
+    ListTournaments,
+    Opened,
+    OpenRecord,
+    ReadRecord,
+    ReadReliability,
+    Reliability,
+    Resolved,
+    ResolveReview,
+    Reviews,
+    Stored,
+    Terms,
+    TournamentRow,
+    Tournaments,
+    Verdict,
+)
+
+SQL = load("record", first=700)
+
+LOST = "the daemon ended before it did"
+TRY_AGAIN_S = 30.0
+"""Seconds between tries to write down what an earlier process left, while the disk is full."""
+
+log = structlog.get_logger("record")
+
+
+class Record(Actor):
+    """Keeps what tournaments say, and answers from it; how reliable models are is summed up in the same transactions.
+
+    State: the tournaments of this process that run, in `running`, which outlives a crash; the review under way.
+    """
+
+    def __init__(self, store: Store, clock: Clock, running: set[str]) -> None:
+        super().__init__()
+        self._store = store
+        self._clock = clock
+        self._running = running
+        self._reviewing = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Record {len(self._running)} running>"
+
+    async def opening(self) -> None:
+        """What runs by the record and not in this process was left by an earlier one. A full disk must not keep the daemon from starting."""
+        await self._store.written()
+        try:
+            await self._leave_unfinished()
+        except QuorumError as error:
+            log.warning("record_stays_behind", why=str(error))
+            self.spawn(self._leave_later())
+
+    async def _leave_unfinished(self) -> None:
+        lost = [one for (one,) in await self._store.read(SQL["running"]) if one not in self._running]
+        if lost:
+            await self._store.submit(*((SQL["leave_unfinished"], (one, LOST)) for one in lost))
+            log.info("tournaments_unfinished", tournaments=len(lost))
+
+    async def _leave_later(self) -> None:
+        while True:
+            await self._clock.sleep(TRY_AGAIN_S)
+            try:
+                return await self._leave_unfinished()
+            except QuorumError:
+                continue
+
+    # ---- as it goes
+
+    @handles(OpenRecord)
+    def open(self, request: OpenRecord) -> Wait[None]:
+        """A row that runs."""
+        return Wait(self._open(request.opened))
+
+    async def _open(self, opened: Opened) -> None:
+        self._running.add(opened.tournament_id)
+        try:
+            await self._store.submit(_opened_row(opened))
+        except QuorumError:
+            self._running.discard(opened.tournament_id)
+            raise
+
+    @handles(KeepBallot)
+    def keep(self, request: KeepBallot) -> Wait[None]:
+        """A ballot, in place of one of its slot."""
+        return Wait(self._keep(request))
+
+    async def _keep(self, request: KeepBallot) -> None:
+        await self._store.submit(_ballot_row(request.tournament_id, request.ballot))
+
+    @handles(CloseRecord)
+    def close(self, request: CloseRecord) -> Wait[None]:
+        """The verdict with all its ballots, and who was right."""
+        return Wait(self._close(request.verdict, request.agreed))
+
+    async def _close(self, verdict: Verdict, agreed: list[int]) -> None:
+        one = verdict.tournament_id
+        rows = [_ballot_row(one, ballot) for ballot in verdict.ballots]
+        if verdict.status in DECIDED:
+            rows.append((SQL["count_ballots"], (one, _text(agreed))))
+        kept = _bounded(verdict)
+        row = (one, kept.status, kept.answer, _text(kept), kept.cost_nano_usd, int(kept.needs_review))
+        try:
+            await self._store.submit(*rows, (SQL["close"], row))
+        finally:
+            self._running.discard(one)
+
+    @handles(AbandonRecord)
+    def abandon(self, request: AbandonRecord) -> Wait[None]:
+        """No verdict came of it."""
+        return Wait(self._abandon(request))
+
+    async def _abandon(self, request: AbandonRecord) -> None:
+        try:
+            await self._store.submit((SQL["leave_unfinished"], (request.tournament_id, request.why)))
+        finally:
+            self._running.discard(request.tournament_id)
+
+    # ---- afterwards
+
+    @handles(ReadReliability)
+    def reliability(self, request: ReadReliability) -> Wait[dict[str, Reliability]]:
+        """By model."""
+        return Wait(self._reliability(request.task_type))
+
+    async def _reliability(self, task_type: str | None) -> dict[str, Reliability]:
+        rows = await self._store.read(SQL["reliability"], (task_type,))
+        return {model: Reliability(model, agreed, of, (agreed + 1) / (of + 2)) for model, agreed, of in rows}
+
+    @handles(ListTournaments)
+    def list_all(self, request: ListTournaments) -> Wait[list[TournamentRow]]:
+        """Newest first."""
+        return Wait(self._rows(request.query, request.user))
+
+    async def _rows(self, query: Tournaments | Reviews, user: str | None) -> list[TournamentRow]:
+        asked: dict[str, Any] = {"before": query.before, "user": user, "last": query.last}
+        if isinstance(query, Tournaments):
+            asked |= {"needs_review": query.needs_review, "state": query.state, "task": query.task}
+            return [_row(row) for row in await self._store.read(SQL["tournaments"], asked)]
+        return [_row(row) for row in await self._store.read(SQL["reviews"], asked)]
+
+    @handles(ReadRecord)
+    def read(self, request: ReadRecord) -> Wait[Stored]:
+        """All that is stored of one."""
+        return Wait(self._stored(request.tournament_id, request.user))
+
+    async def _stored(self, one: str, user: str | None) -> Stored:
+        found = await self._store.read(SQL["tournament"], {"id": one, "user": user})
+        if not found:
+            raise NotFound(f"there is no tournament `{one}` of yours; `daemonctl tournaments` lists them")
+        *row, spec, terms, verdict = found[0]
+        return Stored(
+            tournament=_row(row),
+            spec=None if spec is None else msgspec.json.decode(spec, type=AnswerSpec),
+            terms=msgspec.json.decode(terms, type=Terms),
+            ballots=[_ballot(ballot) for ballot in await self._store.read(SQL["ballots"], (one,))],
+            verdict=None if verdict is None else msgspec.json.decode(verdict, type=Verdict),
+        )
+
+    @handles(ResolveReview)
+    def resolve(self, request: ResolveReview) -> Wait[Resolved]:
+        """What was right, with an audit row, in one transaction; sums of reliability move by what that changes."""
+        return Wait(self._resolve(request))
+
+    async def _resolve(self, asked: ResolveReview) -> Resolved:
+        one, who = asked.tournament_id, asked.actor
+        async with self._reviewing:
+            stored = await self._stored(one, asked.user)
+            row = stored.tournament
+            if row.state == "running":
+                raise BadRequest(f"`{one}` still runs; review it when it is over")
+            right = review(asked.answer, stored.spec, stored.ballots)
+            now, answer = self._clock.now_us(), _start(right.answer, LONGEST_ANSWER)
+            before = None if row.reviewed_answer is None else _text(row.reviewed_answer)
+            subject = f"{row.user}: {one}"
+            audit = audit_row(
+                who, now, "reviews.resolve", subject, before=before, after=_text(answer), why=asked.why or None
+            )
+            counted: Row = (SQL["count_reviewed"], (one, _text(right.slots)))
+            await self._store.submit(counted, (SQL["review"], (one, answer, now, who.account)), audit)
+        live = [ballot for ballot in stored.ballots if ballot.status == "ok"]
+        return Resolved(one, answer, *_sides(live, right.slots))
+
+
+def _sides(live: Sequence[Ballot], slots: Sequence[int]) -> tuple[list[str], list[str]]:
+    """The models whose ballots agree, and the others."""
+    return [b.model for b in live if b.slot in slots], [b.model for b in live if b.slot not in slots]
+
+
+def _opened_row(opened: Opened) -> Row:
+    members = [seat.model for seat in opened.terms.members]
+    return (
+        SQL["add_tournament"],
+        (
+            *(opened.tournament_id, opened.created_at, opened.user, opened.app, opened.task_type, opened.mode),
+            _start(opened.prompt, LONGEST_PROMPT),
+            None if opened.spec is None else _text(opened.spec),
+            _text(opened.terms),
+            _text(members),
+        ),
+    )
+
+
+def _ballot_row(one: str, ballot: Ballot) -> Row:
+    latency = None if ballot.latency_ms is None else round(ballot.latency_ms * 1000)
+    answer = None if ballot.answer is None else _start(ballot.answer, LONGEST_ANSWER)
+    return (
+        SQL["put_ballot"],
+        (
+            *(one, ballot.slot, ballot.model, ballot.family, ballot.status, answer, _end(ballot.text), ballot.cluster),
+            *(ballot.why, ballot.cost_nano_usd, latency, ballot.usage_id, ballot.round),
+        ),
+    )
+
+
+def _bounded(verdict: Verdict) -> Verdict:
+    """As it is stored: without ballots, and with no answer above the bound."""
+    groups = [replace(cluster, answer=_start(cluster.answer, LONGEST_ANSWER)) for cluster in verdict.agreement.clusters]
+    told = verdict.agreement
+    return replace(
+        verdict,
+        answer=None if verdict.answer is None else _start(verdict.answer, LONGEST_ANSWER),
+        agreement=Agreement(told.method, told.top_share, told.margin, groups),
+        ballots=[],
+    )
+
+
+def _start(text: str, longest: int) -> str:
+    return _storable(text if len(text) <= longest else f"{text[: longest - 1]}…")
+
+
+def _end(text: str) -> str:
+    return _storable(text if len(text) <= LONGEST_TEXT else f"{CUT}{text[len(CUT) - LONGEST_TEXT :]}")
+
+
+def _storable(text: str) -> str:
+    """Without halves of surrogate pairs, which no database takes."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _row(row: Sequence[Any]) -> TournamentRow:
+    (
+        one,
+        at,
+        user,
+        app,
+        task_type,
+        mode,
+        state,
+        status,
+        answer,
+        needs_review,
+        members,
+        prompt,
+        cost,
+        *reviewed,
+        why,
+    ) = row
+    reviewed_answer, reviewed_at, reviewed_by = reviewed
+    return TournamentRow(
+        tournament_id=one,
+        created_at=rfc3339(at),
+        user=user,
+        app=app,
+        task_type=task_type,
+        mode=mode,
+        state=state,
+        status=status,
+        answer=answer,
+        needs_review=bool(needs_review),
+        members=msgspec.json.decode(members),
+        prompt=prompt,
+        cost_nano_usd=cost,
+        reviewed_answer=reviewed_answer,
+        reviewed_at=None if reviewed_at is None else rfc3339(reviewed_at),
+        reviewed_by=reviewed_by,
+        why=why,
+    )
+
+
+def _ballot(row: Sequence[Any]) -> Ballot:
+    slot, model, family, status, answer, text, cluster, why, cost, latency, usage_id, wave = row
+    return Ballot(
+        slot=slot,
+        model=model,
+        family=family,
+        status=status,
+        answer=answer,
+        text=text,
+        cluster=cluster,
+        why=why,
+        cost_nano_usd=cost,
+        latency_ms=None if latency is None else latency / 1000,
+        usage_id=usage_id,
+        round=wave,
+    )
