@@ -271,6 +271,25 @@ def _slow_streams(bench: Bench, connections: int, in_flight: int) -> tuple[Memor
         return idle, bench.loader.run(shape, daemon, watch_memory=True)
 
 
+# ---- sessions
+
+
+def sessions(bench: Bench) -> Outcome:
+    """Users who are live, and users who came and have gone; the provider, and the frames, left out."""
+    live, come_and_go = (2_000, 8_000) if bench.quick else (10_000, 90_000)
+    bench.say(f"sessions: {live} live, {come_and_go} more that come and go")
+    found = _process("sessions.py", live, come_and_go)
+    columns = ["sessions", "RSS MB", "in use MB", "CPU µs"]
+    rows: list[list[str | float | None]] = [
+        [f"{live} live, a call each", found["live_mb"], None, found["call_us"]],
+        [f"{come_and_go} more have come", found["came_mb"], None, None],
+        ["all have gone", found["left_mb"], found["left_in_use_mb"], found["end_us"]],
+    ]
+    remark = "Growth since 500 users came and went. In use: Python's blocks, which a process keeps room for once it had them."
+    table = Table("Sessions, growth of memory", columns, rows, remark)
+    return Outcome(table, {"memory, 10 000 sessions": None if bench.quick else found["live_mb"]})
+
+
 # ---- money
 
 
@@ -293,7 +312,12 @@ def money(bench: Bench) -> Outcome:
 
 
 def _money(at_once: int, each: int, durability: str) -> dict[str, float]:
-    command = [sys.executable, str(HERE / "money.py"), str(DAEMON_CORE), str(at_once), str(each), durability]
+    return _process("money.py", DAEMON_CORE, at_once, each, durability)
+
+
+def _process(script: str, *arguments: object) -> dict[str, float]:
+    """What a script of this folder measured, in a process of its own."""
+    command = [sys.executable, str(HERE / script), *map(str, arguments)]
     found: dict[str, float] = json.loads(
         subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=HERE.parent, env=_with_path()).stdout
     )
@@ -390,21 +414,19 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
-NAMES = ("calls", "streams", "money", "memory", "start", "ctl")
+PARTS: dict[str, Callable[[Bench], list[Outcome]]] = {
+    "calls": lambda bench: [calls(bench, "power"), calls(bench, "process")],
+    "streams": lambda bench: [streams(bench)],
+    "money": lambda bench: [money(bench)],
+    "memory": lambda bench: [memory_used(bench)],
+    "sessions": lambda bench: [sessions(bench)],
+    "start": lambda bench: [start(bench)],
+    "ctl": lambda bench: [control(bench)],
+}
+
+NAMES = tuple(PARTS)
 
 
 def run_part(bench: Bench, name: str) -> list[Outcome]:
     """The outcomes of a part: calls have one for each durability."""
-    match name:
-        case "calls":
-            return [calls(bench, "power"), calls(bench, "process")]
-        case "streams":
-            return [streams(bench)]
-        case "money":
-            return [money(bench)]
-        case "memory":
-            return [memory_used(bench)]
-        case "start":
-            return [start(bench)]
-        case _:
-            return [control(bench)]
+    return PARTS[name](bench)
