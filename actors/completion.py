@@ -25,7 +25,17 @@ from actors.rules.catalogue import Catalogue
 from actors.rules.hints import in_language
 from actors.rules.overbudget import question, refusal, way_out
 from actors.rules.parameters import parameter_steps
-from actors.rules.routing import Asked, Plan, Target, World, nearest_models, plan, resolve_choice, unlisted_why
+from actors.rules.routing import (
+    Asked,
+    Plan,
+    Target,
+    World,
+    nearest_models,
+    plan,
+    resolve_choice,
+    retired_why,
+    unlisted_why,
+)
 from actors.rules.tokens import PromptTokens
 from actors.session import Sessions, preferences_of
 from actors.tokenizer import Tokenizer
@@ -238,14 +248,14 @@ class Completions:
         )
 
     async def named(self, model: str | None, provider: str | None) -> tuple[Target, list[Warned]]:
-        """The target that these names mean, its model empty without one; a warning when its provider does not list it.
+        """The target that these names mean, its model empty without one; a warning when it is retired or its provider does not list it.
 
         Raises UnknownProvider, UnknownModel, BadRequest.
         """
         world = World(await self._pool.call(ReadViews()), self._catalogue.entries, self._aliases)
         target = resolve_choice(model, provider, world)
-        unlisted = unlisted_why(target, world)
-        return target, [Warned("not_listed", unlisted)] if unlisted else []
+        found = (("retired", retired_why(target, world)), ("not_listed", unlisted_why(target, world)))
+        return target, [Warned(code, why) for code, why in found if why is not None][:1]
 
     def provider_named(self, name: str) -> str:
         """The provider that an alias stands for; any other name as it is, since what was chosen may be gone from the config."""

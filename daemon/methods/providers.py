@@ -10,7 +10,7 @@ from daemon.methods.method import Caller
 from daemon.world import World
 from protocols.errors import UnknownProvider
 from protocols.model import Tier
-from protocols.provider import ModelList, Models, ProviderList, Providers, ReadStatuses, ReadViews
+from protocols.provider import ModelList, Models, ProviderList, Providers, ProviderView, ReadStatuses, ReadViews
 from protocols.routing import Recommend, Recommendation, Recommended
 
 
@@ -27,7 +27,11 @@ async def models(world: World, _: Caller, params: Models) -> ModelList:
         raise UnknownProvider(
             f"there is no provider `{params.provider}`; there are: {', '.join(v.name for v in views)}"
         )
-    rows = world.catalogue.infos(tuple(v for v in views if params.provider in {None, v.name}))
+    if params.provider is not None:
+        views = tuple(v for v in views if v.name == params.provider)
+    elif ranked:
+        views = _real(views)
+    rows = world.catalogue.infos(views)
     wanted = Task() if params.task is None else task(params.task, world.tasks)
     if params.tier is not None:
         rows = choose(rows, wanted, Wishes(params.tier)).models
@@ -45,7 +49,7 @@ async def recommend(world: World, _: Caller, params: Recommend) -> Recommendatio
     """The model for a task at each tier; simulated ones only where there is nothing else."""
     wanted = task(params.task_type, world.tasks)
     views = await world.completions.views_priced()
-    rows = world.catalogue.infos(tuple(v for v in views if not v.simulated) or views)
+    rows = world.catalogue.infos(_real(views))
     found, ways_out = {}, {}
     for tier in get_args(Tier):
         choice = choose(rows, wanted, Wishes(tier, params.prefer_local, params.budget_tier_allows_paid))
@@ -56,3 +60,8 @@ async def recommend(world: World, _: Caller, params: Recommend) -> Recommendatio
     return Recommendation(
         params.task_type, wanted.strength, wanted.prompt_tokens, wanted.response_tokens, **found, ways_out=ways_out
     )
+
+
+def _real(views: tuple[ProviderView, ...]) -> tuple[ProviderView, ...]:
+    """Simulated providers are no candidates beside real ones."""
+    return tuple(view for view in views if not view.simulated) or views
