@@ -19,7 +19,7 @@ from actors.rules.catalogue import Catalogue
 from actors.rules.experiments import Experiment
 from actors.rules.hints import in_language
 from actors.rules.matrix import TaskConfig
-from actors.rules.routing import Asked, Plan, plan, resolve_choice, unlisted_why
+from actors.rules.routing import Asked, Plan, plan, resolve_choice, retired_why, unlisted_why
 from actors.rules.tokens import PromptTokens
 from actors.tokenizer import Tokenizer
 from protocols.chat import Chat, Warned
@@ -111,14 +111,14 @@ class Planner:
         return type(fault)(fault.message, detail=dict(fault.detail), retry_after_s=wait_s)
 
     async def named(self, model: str | None, provider: str | None) -> tuple[Target, list[Warned]]:
-        """The target that these names mean, its model empty without one; a warning when its provider does not list it.
+        """The target that these names mean, its model empty without one; a warning when it is retired or its provider does not list it.
 
         Raises UnknownProvider, UnknownModel, BadRequest.
         """
         world = self._world_of(await self._pool.call(ReadViews()))
         target = resolve_choice(model, provider, world)
-        unlisted = unlisted_why(target, world)
-        return target, [Warned("not_listed", unlisted)] if unlisted else []
+        found = (("retired", retired_why(target, world)), ("not_listed", unlisted_why(target, world)))
+        return target, [Warned(code, why) for code, why in found if why is not None][:1]
 
     def provider_named(self, name: str) -> str:
         """The provider that an alias stands for; any other name as it is, since what was chosen may be gone from the config."""

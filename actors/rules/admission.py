@@ -89,6 +89,9 @@ class Refusal(Struct, frozen=True):
     rooms: Mapping[str, NanoUSD] = NOTHING
 
 
+Labels = tuple[tuple[Period, str], ...]
+"""Periods with the calendar's names for them."""
+
 NO_LIMIT = Limit()
 FITS = Admitted()
 
@@ -111,9 +114,17 @@ def accounts_of(scopes: Iterable[str], spans: Iterable[Span]) -> tuple[Account, 
     return tuple(account for scope in scopes for account in _accounts_in(scope, labels))
 
 
-@lru_cache(maxsize=1024)
-def _accounts_in(scope: str, labels: tuple[tuple[Period, str], ...]) -> tuple[Account, ...]:
+def _accounts_in(scope: str, labels: Labels) -> tuple[Account, ...]:
+    return _new_accounts(scope, labels) if "/" in scope else _shared_accounts(scope, labels)
+
+
+@lru_cache(maxsize=256)
+def _shared_accounts(scope: str, labels: Labels) -> tuple[Account, ...]:
     """The same objects for all who share a scope: there are as many sets of accounts as users."""
+    return _new_accounts(scope, labels)
+
+
+def _new_accounts(scope: str, labels: Labels) -> tuple[Account, ...]:
     return tuple(Account(scope, period, label) for period, label in labels)
 
 

@@ -43,7 +43,10 @@ async def _choose(world: World, caller: Caller, params: SetDefault | AddModel, *
     target, warnings = await world.planner.named(params.model, params.provider)
     model, parameters, metadata = target.model or None, params.parameters, params.metadata
     choice = ChooseModel(user, target.provider, model, as_default, parameters, metadata, caller.actor)
-    return ChosenModel(await world.users.call(choice), warnings)
+    chosen = await world.users.call(choice)
+    if model is None:  # which one it is, is known only now
+        _, warnings = await world.planner.named(chosen.model, chosen.provider)
+    return ChosenModel(chosen, warnings)
 
 
 async def remove(world: World, caller: Caller, params: RemoveModel) -> dict[str, object]:
@@ -82,6 +85,6 @@ async def set_conversation_default(world: World, caller: Caller, params: SetConv
 
 
 async def users(world: World, caller: Caller, params: Users) -> UserList:
-    """All who chose anything."""
-    del caller, params
-    return UserList(await world.users.call(ListUsers()))
+    """Those who chose anything, a page of them."""
+    del caller
+    return UserList(await world.users.call(ListUsers(params.first, params.after or "")))

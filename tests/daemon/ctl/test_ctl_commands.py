@@ -400,6 +400,7 @@ CASES = [
     ),
     ("providers", "providers", {}, {"providers": [PROVIDER]}, ["open", "5 errors in a row", "https://api.openai.com"]),
     ("users", "users", {}, {"users": [USER]}, ["ana/bob", "- ", "1,001", "2026-01-02T03:04:05Z"]),
+    ("users --first 5 --after ana", "users", {"first": 5, "after": "ana"}, {"users": [USER]}, ["ana/bob"]),
     ("users", "users", {}, {"users": []}, ["nobody chose a model yet"]),
     (
         "prefer openai:gpt-4o-mini",
