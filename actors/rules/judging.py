@@ -57,7 +57,8 @@ class Ranked(Struct, frozen=True):
 class Ranking(Struct, frozen=True, kw_only=True):
     """Candidates, best first, and what that makes. `winner` is None where nobody leads alone; `judged` of `asked` judgements count.
 
-    A judgement is what one judge says of one pair, in both orders.
+    A judgement is what one judge says of one pair, in both orders. `won` is the share of them that the winner won outright, against
+    the candidate that it did worst against: the status goes by it. `top_share` and `margin` are of the shares that rank.
     """
 
     status: Status
@@ -65,6 +66,7 @@ class Ranking(Struct, frozen=True, kw_only=True):
     ranked: tuple[Ranked, ...]
     top_share: Fraction
     margin: Fraction
+    won: Fraction
     flags: tuple[Flag, ...]
     asked: int
     judged: int
@@ -111,18 +113,22 @@ def tally(
 ) -> Ranking:
     """The ranking that the judges' words come to: `verdicts` are in the order of `comparisons`, None for a call that gave none.
 
-    A win is a point, a tie or a flip half a point. A judgement that failed gives no point and counts below the line, as a pair does
-    that nobody was asked about. `asked` and `failed` are members: asked for at first, and launched without an answer.
+    A win is a point, a tie or a flip half a point: that ranks. A judgement that failed gives no point and counts below the line, as
+    a pair does that nobody was asked about. `asked` and `failed` are members: asked for at first, and launched without an answer.
 
+    The status goes by what the winner won outright, against each other candidate by itself: with half points, judges that toss a coin
+    would mostly agree, and a bad answer more would make every other one better.
     `unanimous`: every judge, in every order, prefers the winner to every other, and every member asked for gave an answer.
-    `consensus`: the winner's share reaches the threshold, it beats each other head to head, and the candidates are of two families.
-    `majority`: a share of more than half. `dispute`: none leads alone, or by no more than that. `inconclusive`: fewer candidates than
-    `min_live`. `unscored`: nothing was judged. `failed`: there is no candidate. Members that failed lower no share here, as they would
-    in a vote, for the winner is the best of what there is; `degraded` says that they did.
+    `consensus`: it won the threshold's share of the judgements against each, and the candidates are of two families.
+    `majority`: more than half against each. `dispute`: none did; also where two equally good ones tie. `inconclusive`: fewer candidates
+    than `min_live`. `unscored`: nothing was judged. `failed`: there is no candidate. Members that failed lower no share here, as
+    they would in a vote, for the winner is the best of what there is; `degraded` says that they did.
     """
     duels = _duels(comparisons, verdicts)
     ranked = _ranked(candidates, duels)
     top, second = ([each.share for each in ranked] + [NOTHING, NOTHING])[:2]
+    winner = ranked[0].candidate if len(ranked) == 1 or top > second else None
+    won = min((_won(winner, each.candidate, duels) for each in ranked[1:]), default=NOTHING) if winner else NOTHING
     held = [duel for same in duels.values() for duel in same]
     judged = sum(duel.judged for duel in held)
     complete = len(candidates) == asked and not failed
@@ -134,11 +140,12 @@ def tally(
         "deadline": deadline,
     }
     return Ranking(
-        status=_status(ranked, duels, rule, judged=judged > 0, complete=complete),
-        winner=ranked[0].candidate if len(ranked) == 1 or top > second else None,
+        status=_status(candidates, won, rule, judged=judged > 0, complete=complete),
+        winner=winner,
         ranked=ranked,
         top_share=top,
         margin=top - second,
+        won=won,
         flags=tuple(flag for flag, up in raised.items() if up),
         asked=len(held),
         judged=judged,
@@ -182,30 +189,31 @@ def _score(one: Candidate, other: Candidate, duels: _Duels) -> Fraction:
     return points / len(same) if same else NOTHING
 
 
+def _won(one: Candidate, other: Candidate, duels: _Duels) -> Fraction:
+    """The judgements that one won outright against another, out of those asked for."""
+    same = duels.get(frozenset((one.slot, other.slot)), ())
+    return Fraction(sum(duel.judged and duel.better == one.slot for duel in same), max(len(same), 1))
+
+
 def _points(duel: _Duel, slot: int) -> Fraction:
     if not duel.judged:
         return NOTHING
     return HALF if duel.better is None else Fraction(duel.better == slot)
 
 
-def _status(ranked: Sequence[Ranked], duels: _Duels, rule: Rule, *, judged: bool, complete: bool) -> Status:
+def _status(candidates: Sequence[Candidate], won: Fraction, rule: Rule, *, judged: bool, complete: bool) -> Status:
     """Read top to bottom, first match wins."""
-    if not ranked:
+    if not candidates:
         return "failed"
-    if len(ranked) < max(rule.min_live, FEWEST_LIVE):
+    if len(candidates) < max(rule.min_live, FEWEST_LIVE):
         return "inconclusive"
     if not judged:
         return "unscored"
-    best, *others = ranked
-    if best.share <= HALF or best.share == others[0].share:
+    if won <= HALF:
         return "dispute"
-    beaten = all(
-        _score(best.candidate, other.candidate, duels) > _score(other.candidate, best.candidate, duels)
-        for other in others
-    )
-    if best.share < rule.threshold or not beaten or _families(each.candidate for each in ranked) < FEWEST_LIVE:
+    if won < rule.threshold or _families(candidates) < FEWEST_LIVE:
         return "majority"
-    return "unanimous" if best.share == 1 and complete else "consensus"
+    return "unanimous" if won == 1 and complete else "consensus"
 
 
 def _families(candidates: Iterable[Candidate]) -> int:

@@ -58,40 +58,40 @@ def choose_members(
     """`n` models for a task, of as many families as there are, and up to `n` more to stand in for them.
 
     Those of the tier (design §5, see `orchestrator.choose`) take turns by family: the best of each, then the second of each. In
-    a family the reliable come first (to a tenth: less is chance), then quality, then what is cheap. At the budget tier paid models
-    join only where they are allowed and too few local ones are there. What is left is filled with models below the tier's quality
-    but not below 6, then with unrated ones; so is the last place if all others are of one family, since one family makes no
-    consensus. A model that several providers offer takes part once; its twins go to the bench, for a provider that fails takes only
-    its own with it.
+    a family the reliable come first (to a tenth: less is chance), then quality, then what is cheap; at the budget tier what is cheap,
+    then quality. What they leave open is filled with others of quality 6 or more, at the budget tier paid ones where these are allowed,
+    then with unrated ones. So is the last place if all before it are of one family, since one family makes no consensus. A model that
+    several providers offer takes part once; its twins go to the bench, for a provider that fails takes only its own with it.
     """
-    best = _of_tier(models, task, n, wishes)
-    others = [m for m in models if m not in best and _may_help(m, task, wishes)]
-    lower = [m for m in others if m.quality is not None and m.quality >= LOW_FLOOR]
-    unrated = [m for m in others if m.quality is None]
-
-    def in_order(some: Sequence[ModelInfo]) -> list[ModelInfo]:
-        layers = ([m for m in layer if m in some] for layer in (best, lower, unrated))
-        return [
-            m for layer in layers for m in _by_turns(sorted(layer, key=lambda m: _rank(m, task, reliability, wishes)))
-        ]
-
-    order, twins = _without_twins(in_order(models))
+    layers = _layers(models, task, wishes)
+    ranked = sorted((m for m in models if m.id in layers), key=lambda m: _rank(m, task, reliability, wishes))
+    order, twins = _without_twins(_in_order(ranked, layers))
     members = _with_second_family(order, n)
-    bench = [*in_order([m for m in order if m not in members]), *twins]
+    waiting = {m.id for m in order} - {m.id for m in members}
+    bench = [*_in_order([m for m in ranked if m.id in waiting], layers), *twins]
     return Team(tuple(members), tuple(bench[:n]), wishes.tier == "budget" and not all(m.local for m in members))
 
 
-def _of_tier(models: Sequence[ModelInfo], task: Task, n: int, wishes: Wishes) -> list[ModelInfo]:
-    chosen = choose(models, task, wishes).models
-    if wishes.tier == "budget" and len(chosen) < n:
-        paid = choose([m for m in models if not m.local], task, wishes).models
-        return list({m.id: m for m in (*chosen, *paid)}.values())
-    return chosen
+def _layers(models: Sequence[ModelInfo], task: Task, wishes: Wishes) -> dict[str, int]:
+    """Who may be asked, by id: 0 for those of the tier, 1 for others that are good enough, 2 for unrated ones."""
+    layers = {m.id: 0 for m in choose(models, task, wishes).models}
+    for model in models:
+        if model.id not in layers and _may_help(model, task, wishes):
+            layers[model.id] = 2 if model.quality is None else 1
+    return layers
+
+
+def _in_order(ranked: Sequence[ModelInfo], layers: Mapping[str, int]) -> list[ModelInfo]:
+    """Layer by layer, in each by turns."""
+    each = (_by_turns(m for m in ranked if layers[m.id] == layer) for layer in sorted(set(layers.values())))
+    return list(chain.from_iterable(each))
 
 
 def _may_help(model: ModelInfo, task: Task, wishes: Wishes) -> bool:
-    """Whether a model may fill a place: nothing says that it can't do the task, or that the tier doesn't pay for it."""
-    if not model.available or (task.strength and model.strengths and task.strength not in model.strengths):
+    """Whether a model not of the tier may fill a place: nothing says that it can't do the task, or that the tier doesn't pay for it."""
+    if not model.available or (model.quality is not None and model.quality < LOW_FLOOR):
+        return False
+    if task.strength and model.strengths and task.strength not in model.strengths:
         return False
     return _is_paid_for(model, wishes) and (wishes.tier == "premium" or cost_usd(model, task) is not None)
 
@@ -102,11 +102,13 @@ def _is_paid_for(model: ModelInfo, wishes: Wishes) -> bool:
 
 def _rank(
     model: ModelInfo, task: Task, reliability: Mapping[str, Reliability], wishes: Wishes
-) -> tuple[float, float, float, str]:
+) -> tuple[float, float, float, float, str]:
     record = reliability.get(model.id)
     score = UNKNOWN_SCORE if record is None else record.score
     local = NEAR if wishes.prefer_local and model.local else 0.0
-    return -round(score, 1), -(model.quality or 0.0) - local, _cost(model, task), model.id
+    usd = _cost(model, task)
+    cheap = usd if wishes.tier == "budget" else 0.0
+    return -round(score, 1), cheap, -(model.quality or 0.0) - local, usd, model.id
 
 
 def _cost(model: ModelInfo, task: Task) -> float:
