@@ -1,4 +1,7 @@
-"""Retention: attempts older than `usage.retention_days` become daily sums, and what was said of them goes. The only writer of these sums; users' balances stay as they are."""
+"""Retention: attempts older than `usage.retention_days` become daily sums; tournaments and what is said of old attempts go.
+
+The only writer of these sums. Users' balances stay as they are, and so does the reliability of models.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,9 @@ SQL = load("retention", first=300)
 
 BATCH = 1000
 """Attempts looked at, and rolled in one transaction at most."""
+
+TOURNAMENTS = 100
+"""Tournaments dropped in one transaction at most: each may have as many ballots as it had members, with their texts."""
 
 FIRST_S, EVERY_S = 60.0, 3600.0
 """Seconds to the first round (a machine without a battery has heard the time by then), and from one to the next."""
@@ -94,7 +100,7 @@ class Retention(Actor):
     async def _round(self, first_kept: Span) -> Rolled:
         """Walks all rows in windows: after a clock that went back, ids do not tell how old an attempt is."""
         async with self._rolling:
-            started, attempts, after = self._clock.monotonic(), 0, ""
+            started, attempts, tournaments, after = self._clock.monotonic(), 0, 0, ""
             try:
                 while last := await self._last_of_window(after):
                     window = {"after": after, "last": last, "before": first_kept.starts_at * MICRO}
@@ -102,15 +108,24 @@ class Retention(Actor):
                     if closed:
                         await self._roll(closed)
                     attempts, after = attempts + len(closed), last
+                tournaments = await self._drop_tournaments(first_kept.starts_at * MICRO)
                 self._before = first_kept.label
             finally:
                 took = round(self._clock.monotonic() - started, 3)
-                log.info("rolled_up", attempts=attempts, before=first_kept.label, took_s=took)
-        return Rolled(attempts, first_kept.label)
+                log.info("rolled_up", attempts=attempts, tournaments=tournaments, before=first_kept.label, took_s=took)
+        return Rolled(attempts, first_kept.label, tournaments)
 
     async def _last_of_window(self, after: str) -> str | None:
         ((last,),) = await self._store.read(SQL["last_of_window"], (after, BATCH))
         return None if last is None else str(last)
+
+    async def _drop_tournaments(self, before_us: int) -> int:
+        """Those that are over, with their ballots; what they said of models is summed up already."""
+        dropped = 0
+        while old := await self._store.read(SQL["old_tournaments"], (before_us, TOURNAMENTS)):
+            await self._store.submit((SQL["drop_tournaments"], (_json(one for (one,) in old),)))
+            dropped += len(old)
+        return dropped
 
     async def _roll(self, closed: list[tuple[str, int]]) -> None:
         """One transaction. The sums are made in it, of what it then deletes."""

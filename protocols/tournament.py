@@ -253,7 +253,10 @@ class Opened(Struct, frozen=True, kw_only=True):
 
 
 class OpenRecord(Request[None], frozen=True):
-    """Record: a tournament begins; answered once that is durable. Raises LedgerReadonly."""
+    """Record: a tournament begins; answered once that is durable. Raises LedgerReadonly.
+
+    Who sends it closes or abandons it, also when cancelled meanwhile.
+    """
 
     opened: Opened
 
