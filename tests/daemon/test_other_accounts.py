@@ -157,7 +157,11 @@ def test_another_account_hears_nothing_of_what_happens(owned):
         owned.daemon.call("chat", messages=HI, model="sim:sim", user="private", task_type=SECRET)
         owned.daemon.call("settings.set", key="default_max_tokens", value=4321, user="private")
         lines.send({"t": "call", "id": 3, "method": "chat", "params": {"messages": HI, "model": "sim:sim"}})
-        lines.until_end_of(3)
+        heard = [lines.hear()]
+        while heard[-1] is not None and not (heard[-1]["t"] == "done" and heard[-1]["id"] == 3):
+            heard.append(lines.hear())
         lines.send({"t": "cancel", "id": 1})
-        heard = lines.until_end_of(1)
+        heard += lines.until_end_of(1)
+    own = [message["value"]["type"] for message in heard if message["t"] == "item"]
+    assert own == ["attempt"]
     assert told(owned, heard) == []
