@@ -20,7 +20,7 @@ from actors.rules.candidates import Target
 from actors.rules.routing import nearest_models
 from actors.tokenizer import Tokenizer
 from protocols.audit import Actor
-from protocols.budget import Confirmed, Reserve
+from protocols.budget import Confirmed, Mark, Reserve
 from protocols.chat import Chat, Item, Reply
 from protocols.errors import QuorumError, UnknownModel
 from protocols.provider import ProviderView
@@ -73,7 +73,7 @@ class Asking:
         self._ids = ids
         self._log = log.bind()  # the logger itself, not the proxy that looks for it at each line
 
-    def held(
+    def reserve(
         self,
         prepared: Prepared,
         target: Target,
@@ -83,8 +83,8 @@ class Asking:
         admission: Admission,
         confirmed: Confirmed | None = None,
         lease_s: float = 0.0,
-    ) -> Held:
-        """The hold of an attempt, to be entered; it lives for the attempt's longest time, and for `lease_s` if that is longer."""
+    ) -> Reserve:
+        """What is held for an attempt, for its longest time, or for `lease_s` if that is longer."""
         source, quote, chat = self._sources[target.provider], prepared.quotes.of(target), call.chat
         start = AttemptStart(
             usage_id=self._ids.next(),
@@ -100,24 +100,30 @@ class Asking:
             created_at=self._clock.now_us(),
             arm=prepared.made.arm,
         )
+        return Reserve(
+            start,
+            quote.bound,
+            admission,
+            lease_s=max(source.config.timeout_s, lease_s) + LEASE_GRACE_S,
+            marks=("clamped",) if quote.clamped else (),
+            confirmed=confirmed,
+        )
+
+    def held(self, prepared: Prepared, target: Target, reserve: Reserve, taken: tuple[Mark, ...] | None = None) -> Held:
+        """The hold of an attempt, to be entered; with `taken`, the marks of one that its group has."""
+        quote = prepared.quotes.of(target)
         return Held(
             self._budget,
             self._providers[target.provider],
             self._clock,
-            source=source,
-            reserve=Reserve(
-                start,
-                quote.bound,
-                admission,
-                lease_s=max(source.config.timeout_s, lease_s) + LEASE_GRACE_S,
-                marks=("clamped",) if quote.clamped else (),
-                confirmed=confirmed,
-            ),
+            source=self._sources[target.provider],
+            reserve=reserve,
             chat=prepared.chat,
             price=quote.price,
             prompt_tokens=quote.prompt_tokens,
             longest_answer=quote.longest_answer,
             counted_prompt=quote.about,
+            taken=taken,
         )
 
     async def ask(self, prepared: Prepared, target: Target, call: ChatCall, held: Held) -> Reply:

@@ -284,9 +284,10 @@ class Completions:
 
     def _held(self, run: _Run, target: Target) -> Held:
         confirmed, admission = _confirmed(run, target), self._admission(run)
-        return self._asking.held(
+        reserve = self._asking.reserve(
             run.prepared, target, run.call, reason=run.reason, admission=admission, confirmed=confirmed
         )
+        return self._asking.held(run.prepared, target, reserve)
 
     def _explain_failure(self, run: _Run, error: QuorumError) -> None:
         if run.attempts:

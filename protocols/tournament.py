@@ -12,9 +12,9 @@ from protocols.model import Tier
 from protocols.money import NanoUSD
 from protocols.request import Request
 from protocols.rpc import Name, Params, Right
+from protocols.settings import Mode
 
 AnswerType = Literal["bool", "choice", "number", "date", "set", "json", "code", "short_text"]
-Mode = Literal["vote", "pick", "fuse", "race", "cascade"]
 
 Status = Literal["unanimous", "consensus", "majority", "dispute", "inconclusive", "unscored", "failed"]
 """`unanimous`: every member asked for gave the same answer, nobody was left out. `consensus`: share >= threshold, live >= `min_live`,
