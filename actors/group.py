@@ -30,10 +30,15 @@ class GroupHold:
         self._waiting: dict[str, tuple[Mark, ...]] = {}
 
     def __repr__(self) -> str:
-        return f"<GroupHold {len(self._waiting)} of {len(self._group.reserves)} not launched>"
+        return f"<GroupHold {len(self._waiting)} of {len(self.reserves)} not launched>"
+
+    @property
+    def reserves(self) -> tuple[Reserve, ...]:
+        """What was asked for, in order."""
+        return self._group.reserves
 
     async def __aenter__(self) -> Self:
-        usage_ids = [reserve.start.usage_id for reserve in self._group.reserves]
+        usage_ids = [reserve.start.usage_id for reserve in self.reserves]
         try:
             marks = await self._budget.call(self._group)
         except asyncio.CancelledError:
