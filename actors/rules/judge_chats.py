@@ -57,9 +57,9 @@ _FUSE = (
     "proposals nor that there were any."
 )
 
-_LINE = re.compile(r"^ {0,3}[*_`]{0,3}(?:final )?answer[*_`]{0,3}[ \t]*:(.*)$", re.IGNORECASE | re.MULTILINE)
+_LINE = re.compile(r"^ {0,3}[*_`]{0,3}(?:final )?answer[*_`]{0,3}[ \t]*[:：](.*)$", re.IGNORECASE | re.MULTILINE)
 _FENCE = re.compile(r"^ {0,3}(?:`{3,}|~{3,})\w*[ \t]*$", re.MULTILINE)
-_MARKS = " \t*_`.\"'"
+_MARKS = " \t\r*_`.\"'"
 _PREFERENCES: dict[str, Preference] = {"a": "first", "b": "second", "tie": "tie"}
 
 
