@@ -78,7 +78,14 @@ CHOSEN = (
     "UPDATE usage SET marks = 'soft,overrun', audio_prompt_tokens = 4 WHERE id = '0000000000008'",
     "UPDATE holds SET marks = 'override', lease_until = 77 WHERE state = 'held'",
 )
-"""What later schemas can hold beside."""
+"""What the third schema can hold beside."""
+
+LEARNED = (
+    "UPDATE usage SET arm = 'prices/cheap' WHERE id = '0000000000002'",
+    "UPDATE holds SET arm = 'prices/dear' WHERE state = 'held'",
+    "INSERT INTO feedback VALUES ('0000000000001', '0000000000002', 'ana', 0.5, 'good', 5)",
+)
+"""What the fourth can."""
 
 
 def schema_of(folder: Path, version: int) -> None:
@@ -87,7 +94,7 @@ def schema_of(folder: Path, version: int) -> None:
     with closing(sqlite3.connect(folder / "quorumd.sqlite3")) as database:
         for number, step in enumerate(migrations()[1:version], 2):
             database.executescript(f"BEGIN; {step} PRAGMA user_version = {number}; COMMIT;")
-        for sql in CHOSEN:
+        for sql in (*CHOSEN, *(LEARNED if version >= 4 else ())):
             database.execute(sql)
         database.commit()
 

@@ -31,6 +31,7 @@ APPLICATION_ID = 0x71726D64
 READ_AT_START = (
     "SELECT * FROM holds",
     "SELECT * FROM settings",
+    "SELECT id FROM tournaments WHERE state = 'running'",
     "SELECT * FROM accounts WHERE period = 'month' ORDER BY label DESC LIMIT 1000",
     "SELECT * FROM accounts WHERE period = 'day' ORDER BY label DESC LIMIT 1000",
     "SELECT * FROM account_sets ORDER BY set_id DESC LIMIT 1000",

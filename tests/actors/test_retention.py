@@ -260,6 +260,28 @@ async def test_what_was_said_of_a_later_attempt_of_the_same_call_stays(world):
     assert world.rows("SELECT usage_id FROM feedback") == [(new,)]
 
 
+async def test_tournaments_go_with_their_ballots_and_what_they_say_of_models_stays(world, monkeypatch):
+    monkeypatch.setattr(retention, "TOURNAMENTS", 2)
+    midnight = f"{FIRST_KEPT}T00:00:00+01:00"
+    for number, state in enumerate(["done", "done", "unfinished", "running", "done"]):
+        at = parse_rfc3339(midnight) - (number < 4)
+        world.write(
+            "INSERT INTO tournaments (id, created_at, user, app, mode, prompt, terms, members, state, needs_review)"
+            " VALUES (?, ?, 'ana', 'a', 'vote', '', '{}', '[]', ?, 1)",
+            f"t{number}", at, state,
+        )  # fmt: skip
+        world.write(
+            "INSERT INTO ballots (tournament_id, slot, model, status, text, round) VALUES (?, 0, 'm', 'ok', '', 0)",
+            f"t{number}",
+        )
+    world.write("UPDATE ballots SET agreed = 1 WHERE tournament_id <> 't3'")
+    assert await world.roll() == Rolled(0, FIRST_KEPT, 3)
+    assert world.rows("SELECT id FROM tournaments") == [("t3",), ("t4",)]
+    assert world.rows("SELECT tournament_id FROM ballots") == [("t3",), ("t4",)]
+    assert world.rows("SELECT model, agreed, counted FROM reliability") == [("m", 4, 4)]
+    assert await world.roll() == Rolled(0, FIRST_KEPT, 0)
+
+
 async def test_a_day_is_rolled_whole_at_its_local_midnight(world):
     last, first = world.attempts({"at": "2027-02-07T23:59:59.999+01:00"}, {"at": "2027-02-08T00:00:00+01:00"})
     await world.roll("2027-03-09T23:59:59+01:00")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sqlite3
+from contextlib import closing
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -237,7 +240,84 @@ class TestLearning:
             assert daemon.call("usage", day=before)["rows"] == []
 
 
+@pytest.fixture(scope="module")
+def recorded(daemon):
+    """The daemon, with tournaments in its record that wait for a review: of root, of nobody, and of a name below."""
+    seats = [{"slot": slot, "model": f"sim:{slot}", "family": f"f{slot}"} for slot in range(2)]
+    terms = json.dumps({"members": seats, "asked": 2})
+    with closing(sqlite3.connect(daemon.state / "quorumd.sqlite3")) as database, database:
+        for one, user in (("t1", "root"), ("t2", "nobody"), ("t3", "nobody/kid")):
+            database.execute(
+                "INSERT INTO tournaments (id, created_at, user, app, mode, prompt, spec, terms, members, state, status, needs_review)"
+                """ VALUES (?, 5, ?, 'a', 'vote', 'Is it?', '{"type":"bool"}', ?, '["sim:0","sim:1"]', 'done', 'dispute', 1)""",
+                (one, user, terms),
+            )
+            for slot, said in enumerate(("yes", "no")):
+                database.execute(
+                    "INSERT INTO ballots (tournament_id, slot, model, family, status, answer, text, cost, round)"
+                    " VALUES (?, ?, ?, ?, 'ok', ?, ?, 5, 0)",
+                    (one, slot, f"sim:{slot}", f"f{slot}", said, f"ANSWER: {said}"),
+                )
+    return daemon
+
+
 @as_root
+@as_root
+class TestTournaments:
+    """Rows as the record writes them: the methods only read, review and replay."""
+
+    def test_each_sees_the_own_ones_and_an_operator_all(self, recorded):
+        for method in ("tournaments", "reviews"):
+            assert [r["tournament_id"] for r in recorded.call(method)["tournaments"]] == ["t3", "t2", "t1"]
+            with somebody(recorded) as lines:
+                assert [r["tournament_id"] for r in ask(lines, method)["tournaments"]] == ["t3", "t2"]
+                assert [r["tournament_id"] for r in ask(lines, method, user="kid")["tournaments"]] == ["t3"]
+            with somebody(recorded, DAEMON) as lines:
+                assert ask(lines, method)["tournaments"] == []
+
+    @pytest.mark.parametrize(
+        ("method", "more"), [("tournament.show", {}), ("tournament.replay", {}), ("reviews.resolve", {"answer": "yes"})]
+    )
+    def test_that_of_another_account_is_not_found_and_not_reviewed(self, recorded, method, more):
+        with somebody(recorded) as lines:
+            assert ask(lines, method, tournament_id="t1", **more)[0] == "not_found"
+            assert ask(lines, method, tournament_id="t9", **more)[0] == "not_found"
+            assert ask(lines, method, tournament_id="t2", user="kid", **more)[0] == "not_found"
+        assert recorded.database("SELECT reviewed_answer FROM tournaments WHERE id = 't1'") == [
+            {"reviewed_answer": None}
+        ]
+
+    def test_one_is_shown_with_its_ballots_and_replayed(self, recorded):
+        with somebody(recorded) as lines:
+            shown = ask(lines, "tournament.show", tournament_id="t2")
+            assert (shown["tournament"]["prompt"], shown["spec"], shown["verdict"]) == (
+                "Is it?",
+                {"type": "bool"},
+                None,
+            )
+            assert [b["answer"] for b in shown["ballots"]] == ["yes", "no"]
+            again = ask(lines, "tournament.replay", tournament_id="t2", mode="race")
+            assert (again["verdict"]["answer"], again["verdict"]["mode"], again["not_heard"]) == ("yes", "race", [])
+            assert ask(lines, "tournament.replay", tournament_id="t2", threshold="much")[0] == "bad_request"
+        assert _is_unchanged(recorded)
+
+    def test_a_review_of_a_name_below_is_audited_under_who_made_it(self, recorded):
+        with somebody(recorded) as lines:
+            assert ask(lines, "reviews.resolve", tournament_id="t3", answer="perhaps", user="kid")[0] == "bad_request"
+            got = ask(lines, "reviews.resolve", tournament_id="t3", answer="NO", why="the almanac", user="kid")
+            assert got == {"tournament_id": "t3", "answer": "no", "agreed": ["sim:1"], "disagreed": ["sim:0"]}
+            assert [r["tournament_id"] for r in ask(lines, "reviews")["tournaments"]] == ["t2"]
+        (entry,) = recorded.database("SELECT * FROM audit WHERE action = 'reviews.resolve'")
+        assert (entry["actor_uid"], entry["user"], entry["subject"]) == (NOBODY, "nobody", "nobody/kid: t3")
+        assert (entry["before"], entry["after"], entry["why"]) == (None, '"no"', "the almanac")
+
+
+def _is_unchanged(daemon: running_daemon.Daemon) -> bool:
+    """Whether the tournament that was replayed stands as it did."""
+    (kept,) = daemon.database("SELECT state, mode, status, verdict, reviewed_answer FROM tournaments WHERE id = 't2'")
+    return kept == {"state": "done", "mode": "vote", "status": "dispute", "verdict": None, "reviewed_answer": None}
+
+
 class TestRights:
     @pytest.mark.parametrize("gid", [NOBODY, 1])
     def test_a_stranger_hears_on_both_wires_why_and_who_can_help(self, daemon, gid):

@@ -4,20 +4,25 @@ import stat
 from contextlib import asynccontextmanager, closing
 
 import pytest
+import tournaments
 from schemas import AT, COUNTED, DAY, FIRST, MONTH, everything, first_schema, opened, schema_of
 from worlds import TurnedClock
 
 from actors.events import Events
 from actors.ledger import Ledger
+from actors.record import Record
 from actors.settings import SettingsActor
 from actors.store.dispatched import open_dispatched
 from actors.store.queries import Statement, load, migrations
 from actors.store.sqlite import StoreRefused, open_store
 from actors.supervise import Supervisor
 from protocols.budget import Account, Balance, ReadBooks, ReadGroups, Verify
+from protocols.tournament import CloseRecord, OpenRecord, ReadRecord, ReadReliability
 from protocols.usage import SpendQuery
 
 pytestmark = pytest.mark.anyio
+
+TOURNAMENTS = ("tournaments", "ballots", "reliability")
 
 
 @asynccontextmanager
@@ -176,11 +181,63 @@ async def test_a_database_of_the_third_schema_keeps_every_row_and_learns(tmp_pat
         assert await store.read(Statement("PRAGMA user_version", 0)) == [(len(migrations()),)]
         assert await store.read(Statement("PRAGMA integrity_check", 0)) == [("ok",)]
     after = everything(path)
-    assert after.pop("feedback") == []
+    assert [after.pop(table) for table in ("feedback", *TOURNAMENTS)] == [[]] * 4
     for table in ("usage", "holds"):
         assert [row.pop("arm") for row in after[table]] == [None] * len(before[table])
     assert after == before
     assert everything(tmp_path / "quorumd.sqlite3.v3.backup") == before
+
+
+async def test_a_database_of_the_fourth_schema_keeps_every_row_and_has_room_for_tournaments(tmp_path):
+    schema_of(tmp_path, 4)
+    path = tmp_path / "quorumd.sqlite3"
+    before = everything(path)
+    assert before["feedback"]
+    async with opened(tmp_path) as store:
+        assert await store.read(Statement("PRAGMA user_version", 0)) == [(len(migrations()),)]
+        assert await store.read(Statement("PRAGMA integrity_check", 0)) == [("ok",)]
+    after = everything(path)
+    assert [after.pop(table) for table in TOURNAMENTS] == [[]] * 3
+    assert after == before
+    assert everything(tmp_path / "quorumd.sqlite3.v4.backup") == before
+
+
+@pytest.mark.parametrize("version", [1, 3, 4])
+async def test_tournaments_are_recorded_on_a_database_of_any_schema(tmp_path, version):
+    schema_of(tmp_path, version) if version > 1 else first_schema(tmp_path)
+    async with opened(tmp_path) as store, Supervisor() as actors:
+        record = await actors.start(lambda: Record(store, TurnedClock(), set()))
+        await record.call(OpenRecord(tournaments.opened()))
+        ballots = (tournaments.ballot(0, "yes"), tournaments.ballot(1, "no"))
+        await record.call(CloseRecord(tournaments.verdict(ballots=ballots), [0]))
+        assert len((await record.call(ReadRecord("t1", "ana"))).ballots) == 2
+        assert len(await record.call(ReadReliability(None))) == 2
+
+
+TOURNAMENT = "INSERT INTO tournaments (id, created_at, user, app, mode, prompt, terms, members, state) VALUES"
+BALLOT = "INSERT INTO ballots (tournament_id, slot, model, status, text, round, agreed) VALUES"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"{TOURNAMENT} ('t', 1, 'ana', 'a', 'vote', '', '{{}}', '[]', 'lost')",
+        f"{TOURNAMENT} ('t', 1, 'ana', 'a', 'vote', '', 'no JSON', '[]', 'done')",
+        f"{TOURNAMENT} (NULL, 1, 'ana', 'a', 'vote', '', '{{}}', '[]', 'done')",
+        f"{TOURNAMENT} ('t1', 1, 'ana', 'a', 'vote', '', '{{}}', '[]', 'done')",
+        f"{BALLOT} ('nowhere', 0, 'm', 'ok', '', 0, NULL)",
+        f"{BALLOT} ('t1', 0, 'm', 'ok', '', 0, NULL)",
+        f"{BALLOT} ('t1', 1, 'm', 'ok', '', 0, 2)",
+    ],
+)
+async def test_what_is_no_record_of_a_tournament_is_no_row(tmp_path, sql):
+    async with opened(tmp_path) as store:
+        await store._writer.run(
+            lambda c: c.execute(f"{TOURNAMENT} ('t1', 1, 'ana', 'a', 'vote', '', '{{}}', '[]', 'done')")
+        )
+        await store._writer.run(lambda c: c.execute(f"{BALLOT} ('t1', 0, 'm', 'ok', '', 0, NULL)"))
+        with pytest.raises(sqlite3.IntegrityError):
+            await store._writer.run(lambda c: c.execute(sql))
 
 
 @pytest.mark.parametrize("rating", [-1.01, 1.01, None, "good"])

@@ -303,6 +303,79 @@ EXPLAINED = {
         "bound_nano_usd": 9_000_000,
     }
 }
+TOURNAMENT = {
+    "tournament_id": "t1",
+    "created_at": "2026-01-02T03:04:05.678Z",
+    "user": "ana",
+    "app": "editor",
+    "task_type": None,
+    "mode": "vote",
+    "state": "done",
+    "status": "dispute",
+    "answer": None,
+    "needs_review": True,
+    "members": ["openai:a", "ollama:b"],
+    "prompt": "Is 2027\nprime?" + " or not" * 20,
+    "cost_nano_usd": 42_000_000,
+    "reviewed_answer": None,
+    "reviewed_at": None,
+    "reviewed_by": None,
+    "why": None,
+}
+CAST = {
+    "slot": 0,
+    "model": "openai:a",
+    "family": "gpt",
+    "status": "ok",
+    "answer": "yes",
+    "text": "I think so.\nANSWER: yes",
+    "cluster": 0,
+    "why": None,
+    "cost_nano_usd": 2_000_000,
+    "latency_ms": 412.4,
+    "usage_id": "u1",
+    "round": 0,
+}
+TOLD = {
+    "tournament_id": "t1",
+    "status": "majority",
+    "answer": "yes",
+    "answer_kind": "voted",
+    "winner": "openai:a",
+    "agreement": {"method": "canonical", "top_share": 0.5, "margin": 0.5, "clusters": []},
+    "flags": ["degraded"],
+    "needs_review": False,
+    "ballots": [CAST],
+    "missing": [{"model": "ollama:b", "code": "not_heard", "why": "nobody asked it"}],
+    "mode": "vote",
+    "cost_nano_usd": 42_000_000,
+    "bound_nano_usd": 50_000_000,
+    "saved_nano_usd": 0,
+}
+SHOWN = {"tournament": TOURNAMENT, "spec": {"type": "bool"}, "terms": {}, "ballots": [CAST], "verdict": TOLD}
+REVIEWED = {
+    "reviewed_answer": "no",
+    "reviewed_at": "2026-02-02T03:04:05.678Z",
+    "reviewed_by": "bob",
+    "needs_review": False,
+}
+LEFT = {
+    **TOURNAMENT,
+    "state": "unfinished",
+    "status": None,
+    "needs_review": False,
+    "why": "the daemon ended",
+    "cost_nano_usd": None,
+}
+REPLAYED = {
+    "verdict": TOLD,
+    "differs": [
+        {"what": "status", "was": "dispute", "now": "majority"},
+        {"what": "flags", "was": [], "now": ["degraded"]},
+        {"what": "cost_nano_usd", "was": 50_000_000, "now": 42_000_000},
+    ],
+    "not_heard": ["ollama:b"],
+}
 HI = {"messages": [{"role": "user", "content": "hi"}]}
 
 # what is typed, the method, its params, what the daemon answers, what is among the words printed
@@ -566,6 +639,67 @@ CASES = [
         ["month_usd = 12.5 (user)"],
     ),
     ("settings unset month_usd", "settings.unset", {"key": "month_usd"}, SETTING, ["month_usd = 12.5 (user)"]),
+    (
+        "tournaments --last 5 --before t9 --state done --task t --user bob",
+        "tournaments",
+        {"last": 5, "before": "t9", "state": "done", "task": "t", "user": "bob"},
+        {"tournaments": [TOURNAMENT, LEFT]},
+        ["dispute !", "$0.042", "Is 2027 prime? or not", "…\n", "unfinished", "! a person should look"],
+    ),
+    ("tournaments", "tournaments", {}, {"tournaments": []}, ["no tournaments yet"]),
+    (
+        "tournaments show t1",
+        "tournament.show",
+        {"tournament_id": "t1"},
+        SHOWN,
+        [
+            *("t1: dispute !, vote of ana, 2026-01-02T03:04:05Z", "50% by canonical, degraded", "openai:a", "412 ms"),
+            "ollama:b (not_heard: nobody asked it)",
+        ],
+    ),
+    (
+        "tournaments show t1 --text",
+        "tournament.show",
+        {"tournament_id": "t1"},
+        {**SHOWN, "tournament": {**LEFT, **REVIEWED}, "verdict": None},
+        ["== openai:a\nI think so.\nANSWER: yes\n", "no, says bob, 2026-02-02", "why       the daemon ended"],
+    ),
+    (
+        "tournaments replay t1 --threshold 3/4 --mode cascade --answer number --min-live 3 --veto no",
+        "tournament.replay",
+        {"tournament_id": "t1", "threshold": "3/4", "mode": "cascade", "answer": "number", "min_live": 3, "veto": "no"},
+        REPLAYED,
+        [
+            *(
+                "t1: majority by vote, 50% by canonical, degraded: yes",
+                "status: dispute -> majority",
+                "flags: - -> degraded",
+            ),
+            *("cost_nano_usd: $0.05 -> $0.042", "not heard: ollama:b"),
+        ],
+    ),
+    (
+        "tournaments replay t1",
+        "tournament.replay",
+        {"tournament_id": "t1"},
+        {"verdict": {**TOLD, "answer": None, "ballots": []}, "differs": [], "not_heard": []},
+        ["degraded: no answer", "nothing differs from the stored verdict"],
+    ),
+    (
+        "reviews --last 5 --before t9 --user bob",
+        "reviews",
+        {"last": 5, "before": "t9", "user": "bob"},
+        {"tournaments": [TOURNAMENT]},
+        ["t1", "openai:a, ollama:b", "reviews resolve ID --answer"],
+    ),
+    ("reviews", "reviews", {}, {"tournaments": []}, ["nothing waits for a review"]),
+    (
+        "reviews resolve t1 --answer no --why almanac",
+        "reviews.resolve",
+        {"tournament_id": "t1", "answer": "no", "why": "almanac"},
+        {"tournament_id": "t1", "answer": "no", "agreed": [], "disagreed": ["openai:a", "ollama:b"]},
+        ["t1: no\n", "right: -; wrong: openai:a, ollama:b"],
+    ),
     ("ledger verify", "ledger.verify", {}, VERDICT, ["the books balance", "1,200 journal entries", "$5.00 spent"]),
     (
         "explain hi -m gpt",
@@ -650,6 +784,20 @@ def test_books_that_do_not_balance_exit_1(daemon, ctl):
     assert ran.returncode == 1
     assert "do NOT balance" in ran.stdout
     assert "user:ana is 5 short" in ran.stdout
+
+
+@pytest.mark.parametrize("typed", ["tournaments", "reviews", "tournaments show t1 --text", "tournaments replay t1"])
+def test_what_models_and_askers_wrote_does_not_command_the_terminal(daemon, ctl, typed):
+    evil = "a\x1b[2J\x1b]0;b\x07"
+    row = {**TOURNAMENT, "prompt": evil, "answer": evil, "reviewed_answer": evil, "why": evil}
+    told = {**TOLD, "answer": evil, "ballots": [{**CAST, "answer": evil}]}
+    daemon.table["tournaments"] = daemon.table["reviews"] = {"tournaments": [row]}
+    daemon.table["tournament.show"] = {**SHOWN, "tournament": row, "ballots": [{**CAST, "text": evil, "answer": evil}]}
+    daemon.table["tournament.replay"] = {**REPLAYED, "verdict": told}
+    ran = ctl(*typed.split())
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "a[2J]0;b" in ran.stdout
+    assert not {"\x1b", "\x07"} & set(ran.stdout)
 
 
 def test_numbers_are_aligned_to_the_right_and_nothing_is_cut(daemon, ctl):
