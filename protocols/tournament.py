@@ -160,6 +160,19 @@ class Tournament(Params):
             raise ValueError("`n` is the number of `members` where these are named; leave one of them out")
 
 
+class Bounded(Struct, tag_field="type", tag="bound", kw_only=True):
+    """Progress: what is held, in nano-dollars, before anybody is asked; whoever stands in for a member that fails is held for then."""
+
+    tournament_id: str
+    mode: Mode
+    members: list[str]
+    bench: list[str]
+    judges: list[str]
+    aggregator: str | None
+    bound_nano_usd: NanoUSD
+    shrunk: bool = False
+
+
 class Launched(Struct, tag_field="type", tag="launched"):
     """Progress: these members were asked."""
 
@@ -192,7 +205,7 @@ class Judging(Struct, tag_field="type", tag="judging"):
     what: str
 
 
-Progress = Launched | Cast | Decided | Cancelled | Judging
+Progress = Bounded | Launched | Cast | Decided | Cancelled | Judging
 """What a streaming client of `tournament` is sent."""
 
 
