@@ -143,6 +143,11 @@ class Asking:
                 interrupt(call, held, cancelled)
             return reply
 
+    @property
+    def most_in_flight(self) -> dict[str, int]:
+        """How many calls each provider takes at once."""
+        return {name: source.config.max_in_flight for name, source in self._sources.items()}
+
     def simulated(self, target: Target) -> bool:
         """Whether nobody real is behind it."""
         return self._sources[target.provider].simulated
