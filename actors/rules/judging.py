@@ -120,7 +120,7 @@ def tally(
     would mostly agree, and a bad answer more would make every other one better.
     `unanimous`: every judge, in every order, prefers the winner to every other, and every member asked for gave an answer.
     `consensus`: it won the threshold's share of the judgements against each, and the candidates are of two families.
-    `majority`: more than half against each. `dispute`: none did; also where two equally good ones tie. `inconclusive`: fewer candidates
+    `majority`: more than half against each. `dispute`: not even that; also where two equally good ones tie. `inconclusive`: fewer candidates
     than `min_live`. `unscored`: nothing was judged. `failed`: there is no candidate. Members that failed lower no share here, as
     they would in a vote, for the winner is the best of what there is; `degraded` says that they did.
     """

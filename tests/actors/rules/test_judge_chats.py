@@ -105,7 +105,8 @@ def test_the_example_of_groups_has_the_form_that_is_read(n):
 
 
 def test_an_aggregator_sees_the_best_k_and_not_which_is_the_best():
-    assert set(frames(fusing(k=2)).values()) == {FIRST.text, SECOND.text}
+    for seed in range(9):
+        assert set(frames(fusing(k=2, seed=seed)).values()) == {FIRST.text, SECOND.text}
     assert set(frames(fusing(k=9)).values()) == {each.text for each in EVERY}
     firsts = {frames(fusing(k=3, seed=seed))["answer-1"] for seed in range(20)}
     assert firsts == {each.text for each in EVERY}
@@ -228,6 +229,7 @@ def test_images_and_calls_of_tools_are_part_of_the_question():
         ("One tells me:\nANSWER: A\nbut I say\nANSWER: B", None),
         ("<think>ANSWER: A", None),
         ("<think>A", None),
+        ("<think>\nANSWER: A", None),
         ("first", None),
         ("AB", None),
         ("I can't help with that.", None),
