@@ -149,7 +149,9 @@ class Panels:
         bids, absent = await self._bids(about, chat, (*seats, *bench))
         seats = _fewer(seats, bids, narrower)
         if len(seats) < FEWEST_LIVE:
-            raise NoEligibleModel(f"a tournament needs {FEWEST_LIVE} models that can be asked; {_how_to_get_more(about)}")
+            raise NoEligibleModel(
+                f"a tournament needs {FEWEST_LIVE} models that can be asked; {_how_to_get_more(about)}"
+            )
         if mode in {"vote", "cascade"} and call.params.members is None:
             seats = _in_order(seats, bids)
         shrunk = narrower.most is not None or narrower.local_only
@@ -382,9 +384,7 @@ def _fewer(seats: Sequence[Seat], bids: Mapping[int, Bid], narrower: Narrower) -
 
 def _in_order(seats: Sequence[Seat], bids: Mapping[int, Bid]) -> list[Seat]:
     by_slot = {seat.slot: seat for seat in seats}
-    members = [
-        Member(s.slot, s.family, s.whole, bids[s.slot].bound if s.slot in bids else 0, s.quality) for s in seats
-    ]
+    members = [Member(s.slot, s.family, s.whole, bids[s.slot].bound if s.slot in bids else 0, s.quality) for s in seats]
     return [by_slot[member.slot] for member in arranged(members)]
 
 

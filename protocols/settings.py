@@ -138,7 +138,11 @@ class DaemonSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     )
     usage_retention_days: Annotated[
         int,
-        Meta(ge=1, le=36_500, description="days after which attempts are kept as daily sums alone, not a row each"),
+        Meta(
+            ge=1,
+            le=36_500,
+            description="days after which attempts are kept as daily sums alone, not a row each, and tournaments go",
+        ),
     ] = field(default=400, name="usage.retention_days")
 
 

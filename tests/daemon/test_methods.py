@@ -243,14 +243,20 @@ class TestLearning:
 @pytest.fixture(scope="module")
 def recorded(daemon):
     """The daemon, with tournaments in its record that wait for a review: of root, of nobody, and of a name below."""
+    write(daemon, ("t1", "root"), ("t2", "nobody"), ("t3", "nobody/kid"))
+    return daemon
+
+
+def write(daemon: running_daemon.Daemon, *named: tuple[str, str], state: str = "done") -> None:
+    """Tournaments by id and user, of two that said yes and no."""
     seats = [{"slot": slot, "model": f"sim:{slot}", "family": f"f{slot}"} for slot in range(2)]
     terms = json.dumps({"members": seats, "asked": 2})
     with closing(sqlite3.connect(daemon.state / "quorumd.sqlite3")) as database, database:
-        for one, user in (("t1", "root"), ("t2", "nobody"), ("t3", "nobody/kid")):
+        for one, user in named:
             database.execute(
                 "INSERT INTO tournaments (id, created_at, user, app, mode, prompt, spec, terms, members, state, status, needs_review)"
-                """ VALUES (?, 5, ?, 'a', 'vote', 'Is it?', '{"type":"bool"}', ?, '["sim:0","sim:1"]', 'done', 'dispute', 1)""",
-                (one, user, terms),
+                """ VALUES (?, 5, ?, 'a', 'vote', 'Is it?', '{"type":"bool"}', ?, '["sim:0","sim:1"]', ?, 'dispute', 1)""",
+                (one, user, terms, state),
             )
             for slot, said in enumerate(("yes", "no")):
                 database.execute(
@@ -258,10 +264,8 @@ def recorded(daemon):
                     " VALUES (?, ?, ?, ?, 'ok', ?, ?, 5, 0)",
                     (one, slot, f"sim:{slot}", f"f{slot}", said, f"ANSWER: {said}"),
                 )
-    return daemon
 
 
-@as_root
 @as_root
 class TestTournaments:
     """Rows as the record writes them: the methods only read, review and replay."""
@@ -300,6 +304,17 @@ class TestTournaments:
             assert (again["verdict"]["answer"], again["verdict"]["mode"], again["not_heard"]) == ("yes", "race", [])
             assert ask(lines, "tournament.replay", tournament_id="t2", threshold="much")[0] == "bad_request"
         assert _is_unchanged(recorded)
+
+    def test_what_ran_when_the_daemon_was_killed_is_listed_as_unfinished(self):
+        with running_daemon.running() as daemon:
+            write(daemon, ("0cr65gmggex80", "root"), state="running")
+            assert [r["state"] for r in daemon.call("tournaments")["tournaments"]] == ["running"]
+            daemon.kill()
+            daemon.start()
+            (left,) = daemon.call("tournaments", state="unfinished")["tournaments"]
+            assert (left["tournament_id"], left["cost_nano_usd"]) == ("0cr65gmggex80", 10)
+            assert "the daemon ended" in left["why"]
+            assert daemon.call("ledger.verify")["ok"]
 
     def test_a_review_of_a_name_below_is_audited_under_who_made_it(self, recorded):
         with somebody(recorded) as lines:
