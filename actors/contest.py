@@ -43,12 +43,12 @@ class Lane:
 
 
 class Run(Struct):
-    """A member that was launched. State: what it is held by, its ballot and its fault once it has ended."""
+    """A member that was launched. State: its hold once it has its turn; its ballot, and what is missing of it, once it has ended."""
 
     seat: Seat
     bid: Bid
-    held: Held
     round: int
+    held: Held | None = None
     ballot: Ballot | None = None
     missing: Missing | None = None
     answer: Canonical | None = None
@@ -135,9 +135,7 @@ class Contest:
         for slot in slots:
             bid = self._panel.bids[slot]
             bid.call.interrupted = self._interrupted(bid.call.interrupted)
-            taken = self._group.hand_over(bid.reserve.start.usage_id) if self._is_member(slot) else None
-            held = self._asking.held(bid.prepared, bid.target, bid.reserve, taken)
-            run = self.runs[slot] = Run(self._seats[slot], bid, held, self._round)
+            run = self.runs[slot] = Run(self._seats[slot], bid, self._round)
             self._tasks[self._loop.create_task(self._ask(run))] = slot
         self._standing = Standing(
             votes=self._standing.votes,
@@ -146,8 +144,11 @@ class Contest:
         )
         self._emit(Launched([self._seats[slot].model for slot in slots]))
 
-    def _is_member(self, slot: int) -> bool:
-        return any(seat.slot == slot for seat in self._panel.terms.members)
+    def _held(self, run: Run) -> Held:
+        """A member's hold is its group's; whoever stands in for one takes its own."""
+        bid, member = run.bid, run.seat in self._panel.terms.members
+        taken = self._group.hand_over(bid.reserve.start.usage_id) if member else None
+        return self._asking.held(bid.prepared, bid.target, bid.reserve, taken)
 
     async def _ask(self, run: Run) -> Reply:
         """One member's reply. Raises QuorumError, TimeoutError where its turn's share of the time is over, CancelledError."""
@@ -158,11 +159,12 @@ class Contest:
                 share_s = (self._until - self._loop.time()) / max(lane.waiting, 1)
                 lane.waiting -= 1
                 stack.enter_context(Limit(self._loop, share_s))
+            run.held = held = self._held(run)
             try:
-                return await self._asking.ask(run.bid.prepared, run.bid.target, run.bid.call, run.held)
+                return await self._asking.ask(run.bid.prepared, run.bid.target, run.bid.call, held)
             finally:
-                if run.held.end is not None:
-                    self._asking.tell(run.bid.call, run.bid.target, run.held)
+                if held.end is not None:
+                    self._asking.tell(run.bid.call, run.bid.target, held)
 
     def _interrupted(self, outer: Callable[[], type[QuorumError]]) -> Callable[[], type[QuorumError]]:
         """What cancels a member: the deadline of the whole, what ended the call around it, or else that it is not needed."""
@@ -184,14 +186,15 @@ class Contest:
         if run.ballot.status != "cancelled" and not (
             self._late and error is not None
         ):  # else it stands as one that ran
-            vote = run.answer and Vote(run.seat.slot, run.answer, run.seat.family, run.seat.quality)
+            answer, seat = run.answer, run.seat
+            vote = None if answer is None else Vote(seat.slot, answer, seat.family, seat.quality)
             self._standing = self._standing.after(run.seat.slot, vote)
         self._tell(run.ballot)
 
     async def _heard(self, run: Run, reply: Reply) -> tuple[Ballot, Missing | None]:
         """The ballot of a member that replied; without an answer in it, it is no vote."""
         spec, said = self._panel.spec, bool(reply.text.strip())
-        run.response_tokens = run.held.ended.tokens.response
+        run.response_tokens = run.held.ended.tokens.response if run.held is not None else 0
         if spec is not None:
             run.answer = await _sought(reply.text, spec)
         elif said:
@@ -216,7 +219,7 @@ class Contest:
         raise error
 
     def _ballot(self, run: Run, status: BallotStatus, why: str | None, text: str = "") -> Ballot:
-        end = run.held.end
+        end = None if run.held is None else run.held.end
         return Ballot(
             slot=run.seat.slot,
             model=run.seat.model,
@@ -226,7 +229,7 @@ class Contest:
             why=why,
             cost_nano_usd=None if end is None else end.cost,
             latency_ms=None if end is None else end.latency_us / 1000,
-            usage_id=run.held.usage_id if end is not None else None,
+            usage_id=None if end is None else run.bid.reserve.start.usage_id,
             round=run.round,
         )
 

@@ -46,6 +46,7 @@ from actors.store.price_book import PriceBook, open_price_book
 from actors.store.sqlite import Store, open_store
 from actors.supervise import Supervisor
 from actors.tokenizer import open_tokenizer
+from actors.tournament import TournamentActor
 from actors.users import Users
 from daemon import systemd
 from daemon.config import AlertsSection, Config
@@ -167,6 +168,17 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 clock=clock,
                 ids=ids,
             )
+            tournaments = await actors.start(
+                lambda: TournamentActor(
+                    sessions=sessions,
+                    budget=budget,
+                    record=record,
+                    planner=planner,
+                    asking=asking,
+                    clock=clock,
+                    ids=ids,
+                )
+            )
             keys_in_use = Keys()
             keys = await actors.start(lambda: Idempotency(store, clock, ids, keys_in_use))
             performance = await actors.start(lambda: Performance(store, users, clock))
@@ -181,6 +193,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 sessions,
                 planner,
                 completions,
+                tournaments,
                 keys,
                 performance,
                 catalogue,

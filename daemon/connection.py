@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import select
 import socket
 from collections.abc import Awaitable, Callable
@@ -74,6 +75,10 @@ class Running:
         self.lasting = True
         if self.timer is not None and not deadline:
             self.timer.cancel()
+
+    def left_s(self) -> float:
+        """Seconds until its deadline."""
+        return math.inf if self.timer is None else self.timer.when() - asyncio.get_running_loop().time()
 
     def interrupt(self, kind: type[QuorumError]) -> None:
         """Cancels the call; the first reason stands, and a second one must not hurry its settlement but at the shutdown."""

@@ -24,6 +24,7 @@ from actors.session import Sessions
 from actors.settings import SettingsActor
 from actors.store.sqlite import Store
 from actors.supervise import Supervisor
+from actors.tournament import TournamentActor
 from actors.users import Users
 
 
@@ -47,6 +48,7 @@ class World(Struct):
     sessions: Ref[Sessions]
     planner: Planner
     completions: Completions
+    tournaments: Ref[TournamentActor]
     keys: Ref[Idempotency]
     performance: Ref[Performance]
     catalogue: Catalogue

@@ -77,10 +77,18 @@ class Cluster(Struct, frozen=True):
     share: float
 
 
+Method = Literal["canonical", "judge", "none"]
+"""How ballots were compared: by a declared type, by a judge, by nobody."""
+
+AnswerKind = Literal["voted", "picked", "fused", "first", "selected", "none"]
+"""Where an answer comes from: the ballots that agree, the judges, an aggregator, the first of a race; `selected`: a member's, verbatim,
+because nobody could tell more."""
+
+
 class Agreement(Struct, frozen=True):
     """How far the ballots agree. `margin` is the leader's lead over the next, as a share; `method` canonical, judge or none."""
 
-    method: Literal["canonical", "judge", "none"]
+    method: Method
     top_share: float
     margin: float
     clusters: list[Cluster]
@@ -100,7 +108,7 @@ class Verdict(Struct, kw_only=True):
     tournament_id: str
     status: Status
     answer: str | None
-    answer_kind: Literal["voted", "picked", "fused", "first", "selected", "none"]
+    answer_kind: AnswerKind
     winner: str | None
     agreement: Agreement
     flags: list[Flag] = field(default_factory=list)

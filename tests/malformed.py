@@ -99,6 +99,21 @@ PARAMS: dict[str, list[dict[str, Any]]] = {
     "holds": [{}],
     "holds.resolve": [{"hold_id": "0cr69h0q7yp00", "cost_usd": 0.25, "why": "the bill"}],
     "ledger.verify": [{}],
+    "tournament": [
+        {
+            "prompt": "Is it?",
+            "n": 2,
+            "mode": "vote",
+            "answer": {"type": "choice", "choices": ["a", "b"]},
+            "judge": ["simulated:sim"],
+            "threshold": "2/3",
+            "latency": "fast",
+            "on_tight_budget": "reject",
+            "veto": "a",
+            "max_tokens": 5,
+            "stream": True,
+        }
+    ],
     "tournaments": [{"last": 5, "before": "t1", "needs_review": True, "state": "done", "task": "t", "user": "ana"}],
     "tournament.show": [{"tournament_id": "t1", "user": "ana"}],
     "tournament.replay": [

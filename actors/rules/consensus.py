@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from itertools import takewhile
-from typing import Literal
 
 from msgspec import Struct
 
 from actors.rules.canonical import Canonical
-from protocols.tournament import Agreement, Cluster, Flag, Status
+from protocols.tournament import Agreement, Cluster, Flag, Method, Status
 
 HALF = Fraction(1, 2)
 TWO_THIRDS = Fraction(2, 3)
@@ -278,9 +277,7 @@ def needs_review(status: Status, *, critical: bool) -> bool:
     return status in {"dispute", "inconclusive"} or (status == "unscored" and critical)
 
 
-def agreement(
-    finding: Finding, members: Mapping[int, str], method: Literal["canonical", "judge", "none"] = "canonical"
-) -> Agreement:
+def agreement(finding: Finding, members: Mapping[int, str], method: Method = "canonical") -> Agreement:
     """The finding as it is told; `members` names them by slot."""
     launched = max(finding.launched, 1)
     told = [

@@ -14,6 +14,7 @@ from daemon.methods import (
     sessions,
     settings,
     status,
+    tournament,
     tournaments,
     usage,
     users,
@@ -32,7 +33,7 @@ from protocols.rpc import Ping
 from protocols.session import Sessions, SessionsClose, SessionsOpen
 from protocols.settings import SettingsGet, SettingsSet, SettingsShow, SettingsUnset
 from protocols.status import Status
-from protocols.tournament import Replay, Reviews, ReviewsResolve, Show, Tournaments
+from protocols.tournament import Replay, Reviews, ReviewsResolve, Show, Tournament, Tournaments
 from protocols.usage import Holds, HoldsResolve, LedgerVerify, SpendQuery, UsageQuery
 from protocols.users import (
     AddModel,
@@ -84,6 +85,7 @@ METHODS: dict[str, Method] = {
         Method(SettingsGet, settings.get),
         Method(SettingsSet, settings.set_value),
         Method(SettingsUnset, settings.unset),
+        Method(Tournament, tournament.tournament),
         Method(Tournaments, tournaments.tournaments),
         Method(Show, tournaments.show),
         Method(Replay, tournaments.replay),

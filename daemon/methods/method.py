@@ -54,6 +54,11 @@ class Caller:
         """Returns when the caller reads as fast as it is sent to: what is emitted before waits in memory."""
         await self._connection.keeps_up()
 
+    @property
+    def left_s(self) -> float:
+        """Seconds until the call's deadline."""
+        return self._running.left_s()
+
     def interrupted(self) -> type[QuorumError]:
         """What cancelled the call; QuorumError if nothing did."""
         return self._running.interrupted

@@ -31,7 +31,7 @@ NEEDED = {
             "feedback",
             "alerts",
         ),
-        *("tournaments", "tournament.show", "tournament.replay", "reviews", "reviews.resolve"),
+        *("tournament", "tournaments", "tournament.show", "tournament.replay", "reviews", "reviews.resolve"),
         *("settings.show", "settings.get", "settings.set", "settings.unset"),
         *("overrides.grant", "overrides.list", "overrides.revoke"),
         *("user_models.set_default", "user_models.add", "user_models.remove", "user_models.get_default"),

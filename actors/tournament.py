@@ -1,0 +1,407 @@
+"""Tournaments: several models are asked one question under one hold, and the verdict says honestly whether they agree."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from actors.asking import Asking
+from actors.base import Actor, Ref, Wait, handles
+from actors.budget import BudgetActor
+from actors.clock import MICRO, Clock, Ids
+from actors.contest import Contest
+from actors.group import GroupHold
+from actors.jury import Jury
+from actors.panel import Bid, Narrower, Panel, Panels, TournamentCall
+from actors.planner import Planner
+from actors.record import Record
+from actors.rules.consensus import FEWEST_LIVE, Finding, agreement, found, needs_review, unscored
+from actors.rules.judging import Candidate, Ranking, grouped_votes, told
+from actors.rules.members import Spared, lanes, saved
+from actors.rules.tokens import prompt_estimate
+from actors.rules.verdict import NOTHING, Outcome, counted, first, outcome
+from actors.rules.waves import Played
+from actors.session import Sessions, preferences_of
+from protocols.budget import TOURNAMENT, CheckOverride, Confirmed, OfferOverride, OverBudget
+from protocols.errors import BudgetExceeded, BudgetHeld, Busy, OverrideInvalid, OverrideRequired, QuorumError
+from protocols.money import NanoUSD, usd_text
+from protocols.request import Request
+from protocols.session import Preferences, Spent
+from protocols.tournament import (
+    AbandonRecord,
+    Agreement,
+    AnswerKind,
+    Ballot,
+    Bounded,
+    Cancelled,
+    CloseRecord,
+    Decided,
+    Flag,
+    KeepBallot,
+    Method,
+    Opened,
+    OpenRecord,
+    Seat,
+    Status,
+    Tournament,
+    Verdict,
+)
+
+MOST_AT_ONCE = 256
+"""Tournaments under way; each may have a dozen calls in flight."""
+
+GRACE = 0.05
+MOST_GRACE_S = 1.0
+"""The share of a call's time, and the most of it, that is kept for cancelling, settling and telling the verdict."""
+
+MEMBERS_SHARE = 0.6
+"""Of the time of a tournament with judges: then these are to be heard, too."""
+
+
+class RunTournament(Request[Verdict], frozen=True):
+    """Hold a tournament. Raises what its panel can't be convened for, BudgetExceeded, BudgetHeld, OverrideRequired, LedgerReadonly."""
+
+    call: TournamentCall
+
+
+class _Scored(Struct):
+    """What was made of the ballots. `clusters` are ballots that agree, by slot, largest first; `agreed` those of the winner."""
+
+    status: Status
+    agreement: Agreement
+    flags: Sequence[Flag]
+    outcome: Outcome
+    kind: AnswerKind
+    clusters: list[tuple[int, ...]]
+
+
+class TournamentActor(Actor):
+    """Holds tournaments.
+
+    State: those under way, by id.
+    """
+
+    def __init__(
+        self,
+        *,
+        sessions: Ref[Sessions],
+        budget: Ref[BudgetActor],
+        record: Ref[Record],
+        planner: Planner,
+        asking: Asking,
+        clock: Clock,
+        ids: Ids,
+    ) -> None:
+        super().__init__()
+        self._sessions = sessions
+        self._budget = budget
+        self._record = record
+        self._planner = planner
+        self._asking = asking
+        self._clock = clock
+        self._panels = Panels(planner, asking, record, ids)
+        self._running: dict[str, Contest] = {}
+
+    def __repr__(self) -> str:
+        return f"<TournamentActor {len(self._running)} under way>"
+
+    @handles(RunTournament)
+    def run(self, request: RunTournament) -> Wait[Verdict]:
+        """Answers with the verdict; ends with its asker."""
+        if len(self._running) >= MOST_AT_ONCE:
+            raise Busy(f"{MOST_AT_ONCE} tournaments are under way; try again when some have ended", retry_after_s=1.0)
+        return Wait(self._run(request.call))
+
+    async def _run(self, call: TournamentCall) -> Verdict:
+        ends_at = self._clock.monotonic() + call.left_s - min(call.left_s * GRACE, MOST_GRACE_S)
+        preferences = await preferences_of(self._sessions, call.user, call.app, begins=True)
+        cost = 0
+        try:
+            async with self._convened(call, preferences) as (panel, group):
+                await self._record.call(OpenRecord(_opened(panel, call, self._clock.now_us())))
+                try:
+                    verdict, agreed = await self._played(call, preferences, panel, group, ends_at)
+                except BaseException as error:
+                    why = error.message if isinstance(error, QuorumError) else "it was cancelled"
+                    self._record.tell(AbandonRecord(panel.tournament_id, why))
+                    raise
+                cost = verdict.cost_nano_usd
+            await self._record.call(CloseRecord(verdict, agreed))
+            return verdict
+        finally:
+            self._sessions.tell(Spent(call.user, cost, None))
+
+    # ---- the hold
+
+    @asynccontextmanager
+    async def _convened(self, call: TournamentCall, preferences: Preferences) -> AsyncIterator[tuple[Panel, GroupHold]]:
+        """The panel under its hold: a smaller one where the budget is tight and the call allows it."""
+        confirmed = await self._confirmed(call)
+        narrower = Narrower()
+        while True:
+            panel = await self._panels.convene(call, preferences, narrower)
+            group = GroupHold(self._budget, tuple(bid.reserve for bid in panel.group), confirmed)
+            try:
+                await group.__aenter__()
+                break
+            except (OverBudget, BudgetHeld) as refused:
+                narrower = await self._narrower(call, panel, refused)
+        call.emit(_bounded(panel))
+        try:
+            yield panel, group
+        finally:
+            await group.__aexit__(None, None, None)
+
+    async def _narrower(self, call: TournamentCall, panel: Panel, refused: OverBudget | BudgetHeld) -> Narrower:
+        """How the panel may fit. Raises what the call answers where it may not: a question, if the budget's owner allows one."""
+        members, tight = len(panel.terms.members), call.params.on_tight_budget
+        if tight == "shrink" and members > max(panel.rule.min_live, FEWEST_LIVE):
+            return Narrower(most=members - 1)
+        if tight == "local_only" and panel.bound:
+            return Narrower(local_only=True)
+        if isinstance(refused, BudgetHeld):
+            raise refused
+        if tight == "reject" or refused.hard or not refused.may_override:
+            raise BudgetExceeded(refused.message, detail=refused.detail)
+        raise await self._question(call, panel, refused)
+
+    async def _question(self, call: TournamentCall, panel: Panel, over: OverBudget) -> OverrideRequired:
+        offer = await self._budget.call(OfferOverride(call.user, TOURNAMENT, body_hash(call.params), panel.bound))
+        return OverrideRequired(
+            f"Budget exceeded ({over.detail['percent_used']:.1f}% used). Continue with a tournament of "
+            f"{len(panel.terms.members)} ({usd_text(panel.bound)})?",
+            detail={
+                **over.detail,
+                "estimated_nano_usd": panel.bound,
+                "alternative": None,
+                "model": TOURNAMENT,
+                "override_token": offer.token,
+                "expires_at": offer.expires_at,
+            },
+        )
+
+    async def _confirmed(self, call: TournamentCall) -> Confirmed | None:
+        """Raises OverrideInvalid for a token that is not good for this tournament."""
+        token = call.params.override_token
+        if token is None:
+            return None
+        body = body_hash(call.params)
+        if await self._budget.call(CheckOverride(token, call.user, body)) != TOURNAMENT:
+            raise OverrideInvalid("this token confirms another call; ask again without it")
+        return Confirmed(token, body, call.actor)
+
+    # ---- the play
+
+    async def _played(
+        self, call: TournamentCall, preferences: Preferences, panel: Panel, group: GroupHold, ends_at: float
+    ) -> tuple[Verdict, list[int]]:
+        left_s = ends_at - self._clock.monotonic()
+        world = await self._planner.world()
+        contest = Contest(
+            panel,
+            group,
+            self._asking,
+            lanes=lanes(
+                {slot: seat.model for slot, seat in panel.seats.items()}, world.by_name, self._asking.most_in_flight
+            ),
+            left_s=left_s * MEMBERS_SHARE if panel.judging or panel.fusing else left_s,
+            emit=call.emit,
+            keep=lambda ballot: self._record.tell(KeepBallot(panel.tournament_id, ballot)),
+        )
+        self._running[panel.tournament_id] = contest
+        try:
+            played = await contest.play()
+        finally:
+            del self._running[panel.tournament_id]
+        self._tell_spared(call, panel, contest)
+        jury = Jury(
+            panel,
+            group,
+            self._asking,
+            self._planner,
+            preferences,
+            left_s=ends_at - self._clock.monotonic(),
+            emit=call.emit,
+        )
+        scored = await self._scored(call.params, panel, contest, played, jury)
+        call.emit(Decided(scored.status, "deadline" if played.cut else "decided" if played.early else "heard"))
+        return self._verdict(panel, contest, jury, scored)
+
+    def _tell_spared(self, call: TournamentCall, panel: Panel, contest: Contest) -> None:
+        never = [
+            seat.model for seat in panel.terms.members if seat.slot in panel.bids and seat.slot not in contest.runs
+        ]
+        cut = [run.seat.model for run in contest.runs.values() if run.ballot and run.ballot.status == "cancelled"]
+        if never or cut:
+            call.emit(Cancelled([*cut, *never]))
+
+    async def _scored(self, params: Tournament, panel: Panel, contest: Contest, played: Played, jury: Jury) -> _Scored:
+        """The status by the declared type, else by the judges; in `pick` and `fuse` the answer is the judges' and the aggregator's."""
+        count = counted(panel.terms, played)
+        models = {slot: seat.model for slot, seat in panel.seats.items()}
+        if panel.mode == "race":
+            return _of(unscored(count), models, first(played.standing.votes), "none")
+        candidates = _candidates(contest)
+        by_type = None if panel.spec is None else found(count, panel.rule)
+        if panel.mode in {"pick", "fuse"}:
+            ranking = await jury.ranking(candidates, failed=count.failed, cut=played.cut)
+            return await self._picked(params, panel, jury, by_type, ranking, models)
+        if by_type is not None:
+            return _of(by_type, models, outcome(by_type), "canonical")
+        partition = await jury.partition(candidates) if len(candidates) >= FEWEST_LIVE else None
+        if partition is None:
+            return _of(unscored(count), models, _selected(candidates), "none")
+        by_judge = found(replace(count, votes=grouped_votes(partition, candidates)), panel.rule)
+        return _of(by_judge, models, outcome(by_judge), "judge")
+
+    async def _picked(
+        self,
+        params: Tournament,
+        panel: Panel,
+        jury: Jury,
+        by_type: Finding | None,
+        ranking: Ranking,
+        models: dict[int, str],
+    ) -> _Scored:
+        """The best answer by the judges; of `fuse` one that is written of the best, or, where that fails, the best verbatim."""
+        ranked = [each.candidate for each in ranking.ranked]
+        best = ranking.winner or (ranked[0] if ranked else None)
+        kind: AnswerKind = "picked" if ranking.winner is not None and ranking.judged else "selected"
+        answer = None if best is None else best.text
+        if panel.mode == "fuse" and ranked:
+            written = await jury.fused(ranked, params.max_tokens)
+            answer, kind = (written, "fused") if written is not None else (answer, "selected")
+        slot = None if best is None or kind == "fused" else best.slot
+        status, flags, how = ranking.status, set(ranking.flags), told(ranking)
+        clusters: list[tuple[int, ...]] = [(each.candidate.slot,) for each in ranking.ranked]
+        if by_type is not None:
+            status, how = by_type.status, agreement(by_type, models)
+            flags, clusters = flags | set(by_type.flags), [group.slots for group in by_type.groups]
+        if jury.missing:
+            flags.add("degraded")
+        return _Scored(status, how, sorted(flags), Outcome(answer, "none", slot) if answer else NOTHING, kind, clusters)
+
+    # ---- the verdict
+
+    def _verdict(self, panel: Panel, contest: Contest, jury: Jury, scored: _Scored) -> tuple[Verdict, list[int]]:
+        ballots = _ballots(contest, scored)
+        spent = [run.held for run in contest.runs.values() if run.held is not None] + jury.held
+        cost = NanoUSD(sum(held.end.cost or 0 for held in spent if held.end is not None))
+        seats, slot = panel.seats, scored.outcome.slot
+        missing = [missing for _, missing in contest.absent]
+        missing += [run.missing for run in contest.runs.values() if run.missing is not None]
+        verdict = Verdict(
+            tournament_id=panel.tournament_id,
+            status=scored.status,
+            answer=scored.outcome.answer,
+            answer_kind=scored.kind,
+            winner=None if slot is None else seats[slot].model,
+            agreement=scored.agreement,
+            flags=list(scored.flags),
+            needs_review=needs_review(scored.status, critical=panel.terms.critical),
+            ballots=ballots,
+            missing=[*missing, *jury.missing],
+            mode=panel.mode,
+            cost_nano_usd=cost,
+            bound_nano_usd=panel.bound,
+            saved_nano_usd=self._saved(panel, contest),
+        )
+        agreed = next((group for group in scored.clusters if slot in group), ())
+        return verdict, list(agreed)
+
+    def _saved(self, panel: Panel, contest: Contest) -> NanoUSD:
+        """What members that were not needed would have cost: an estimate, and a low one."""
+        spared = [
+            _spared(panel.bids[seat.slot], seat, contest)
+            for seat in panel.terms.members
+            if seat.slot in panel.bids and _was_spared(contest, seat.slot)
+        ]
+        answers = [run.response_tokens for run in contest.runs.values() if run.response_tokens]
+        return saved(spared, answers, self._clock.now_us() / MICRO)
+
+
+def body_hash(params: Tournament) -> bytes:
+    """What a confirmation is bound to: all that is asked, but not how it is delivered nor what confirms it."""
+    asked = replace(params, stream=False, override_token=None)
+    return hashlib.sha256(msgspec.msgpack.encode(asked)).digest()
+
+
+def _opened(panel: Panel, call: TournamentCall, now_us: int) -> Opened:
+    last = next((message.text() for message in reversed(panel.question) if message.role == "user"), "")
+    return Opened(
+        tournament_id=panel.tournament_id,
+        user=call.user,
+        app=call.app,
+        task_type=call.params.task_type,
+        mode=panel.mode,
+        prompt=last,
+        spec=panel.spec,
+        terms=panel.terms,
+        created_at=now_us,
+    )
+
+
+def _bounded(panel: Panel) -> Bounded:
+    return Bounded(
+        tournament_id=panel.tournament_id,
+        mode=panel.mode,
+        members=[seat.model for seat in panel.terms.members],
+        bench=[seat.model for seat in panel.terms.bench],
+        judges=list(panel.judging),
+        aggregator=None if panel.fusing is None else str(panel.fusing.target),
+        bound_nano_usd=panel.bound,
+        shrunk=panel.terms.shrunk,
+    )
+
+
+def _of(finding: Finding, models: dict[int, str], outcome: Outcome, method: Method) -> _Scored:
+    how = agreement(finding, models, method)
+    kind: AnswerKind = "selected" if method == "none" and outcome.kind == "none" and outcome.answer else outcome.kind
+    return _Scored(finding.status, how, finding.flags, outcome, kind, [group.slots for group in finding.groups])
+
+
+def _selected(candidates: Sequence[Candidate]) -> Outcome:
+    """Where nobody compared the answers: the best member's, verbatim."""
+    best = min(candidates, key=lambda each: (-each.quality, each.slot), default=None)
+    return NOTHING if best is None else Outcome(best.text, "none", best.slot)
+
+
+def _candidates(contest: Contest) -> list[Candidate]:
+    return [
+        Candidate(slot, run.seat.model, run.seat.family, run.ballot.text, run.seat.quality)
+        for slot, run in sorted(contest.runs.items())
+        if run.ballot is not None and run.ballot.status == "ok"
+    ]
+
+
+def _ballots(contest: Contest, scored: _Scored) -> list[Ballot]:
+    """All that were launched, each with the cluster that it is in."""
+    clusters = {slot: number for number, group in enumerate(scored.clusters) for slot in group}
+    ballots = [ballot for ballot, _ in contest.absent]
+    ballots += [run.ballot for run in contest.runs.values() if run.ballot is not None]
+    for ballot in ballots:
+        ballot.cluster = clusters.get(ballot.slot)
+    return sorted(ballots, key=lambda ballot: ballot.slot)
+
+
+def _was_spared(contest: Contest, slot: int) -> bool:
+    run = contest.runs.get(slot)
+    return run is None or (run.ballot is not None and run.ballot.status == "cancelled")
+
+
+def _spared(bid: Bid, seat: Seat, contest: Contest) -> Spared:
+    quote, run = bid.prepared.quotes.of(bid.target), contest.runs.get(seat.slot)
+    about = quote.about if quote.about is not None else prompt_estimate(bid.prepared.chat, quote.prompt_tokens)
+    end = None if run is None or run.held is None else run.held.end
+    return Spared(
+        price=quote.price,
+        prompt_tokens=about,
+        bound=quote.bound or NanoUSD(0),
+        charged=None if end is None else end.cost or NanoUSD(0),
+        billing="whole" if seat.whole else "emitted",
+    )
