@@ -366,7 +366,7 @@ async def test_of_twenty_groups_at_once_on_a_budget_for_eight_eight_are_held_and
         spent, amount = await books.spent_and_held("user:ana")
         assert (spent, amount) == (0, len(of_groups) * MEMBERS * MEMBER + len(held) - len(of_groups))
         assert amount <= 500
-        assert len(of_groups) == ROOM_FOR or singles
+        assert len(of_groups) in ({ROOM_FOR, ROOM_FOR - 1} if singles else {ROOM_FOR})
         await balanced(books, held=amount)
         for usage_id in [i for (i,) in books.rows("SELECT id FROM holds")]:
             told.settled[usage_id] = told.asked[usage_id].amount
