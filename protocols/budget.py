@@ -126,7 +126,7 @@ class Fits(Request[None], frozen=True):
 
 
 class ReserveGroup(Request[tuple[tuple[Mark, ...], ...]], frozen=True):
-    """Take the holds of a tournament, one user's, all or none; answered once all are durable, with the marks of each in order.
+    """Take the holds of a tournament, one or more of one user, all or none; answered once all are durable, with the marks of each in order.
 
     Each is decided on top of those before it, in the periods of now. `confirmed` is for all of them: its token is bound to
     `TOURNAMENT` and to what they come to together, and is used up once; the `confirmed` of a single one says nothing. Nobody

@@ -183,14 +183,18 @@ async def test_one_that_is_never_launched_is_void_once(world):
         assert await w.books.spent_and_held("daemon") == (0, 0)
 
 
-async def test_voiding_is_not_stopped_by_a_cancellation(world):
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_voiding_is_not_stopped_by_a_cancellation(world, restarts):
     async with world() as w, GroupHold(w.books.budget, w.reserves(50)) as group:
         (reserve,) = group.reserves
         held = w.held(reserve, group.hand_over(reserve.start.usage_id))
+        if restarts:
+            w.books.budget.incarnation.crash(ZeroDivisionError())
         voiding = asyncio.get_running_loop().create_task(held.void())
         await asyncio.sleep(0)
         voiding.cancel()
         await asyncio.wait([voiding])
+        await until(lambda: w.books.budget.incarnation and not w.books.budget.incarnation._open)
         assert await w.open_holds() == 0
         assert [status for status, *_ in await w.statuses()] == ["not_sent"]
 
