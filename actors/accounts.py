@@ -140,6 +140,10 @@ class Accounts:
             self._postings.put(key, posting)
         return posting
 
+    def postings(self, keys: Collection[Key]) -> list[Posting]:
+        """Of several at once: however many names are forgotten meanwhile, none of these is."""
+        return [self.posting(key) for key in keys]
+
     def forget_idle(self) -> None:
         """Names are the clients' own words: what nobody asks for any more, or ever spent or holds anything on, needs no memory."""
         self._postings.age()

@@ -12,7 +12,7 @@ from actors.clock import MICRO, Clock
 from actors.progress import Progress
 from actors.provider import ProviderActor, Source, outcome_of, own_words
 from actors.rules.pricing import Price
-from actors.rules.settlement import Charge, charge
+from actors.rules.settlement import NOT_SENT, Charge, charge
 from actors.rules.tokens import prompt_estimate
 from protocols.alerts import Alert
 from protocols.budget import Mark, Reserve, Settle
@@ -24,10 +24,11 @@ from protocols.usage import AttemptEnd
 
 
 class Held:
-    """The lease and the hold of an attempt.
+    """The lease and the hold of an attempt. With `taken`, the marks of a hold that a group has taken for it, entering leases alone.
 
-    State: the probe that it leased as (None before), the marks of its hold (None before), progress and a tokenizer's count of the
-    answer, which its user writes; after the exit, `end` is what the ledger has, and `alerts` are what its cost reached.
+    State: whether it was entered, the probe that it leased as (None before), the marks of its hold (None before), progress and a
+    tokenizer's count of the answer, which its user writes; once it is closed, `end` is what the ledger has, and `alerts` are what its
+    cost reached.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Held:
         prompt_tokens: int,
         longest_answer: int,
         counted_prompt: int | None,
+        taken: tuple[Mark, ...] | None = None,
     ) -> None:
         self._budget = budget
         self._provider = provider
@@ -57,7 +59,8 @@ class Held:
         self._probe: int | None = None
         self._began = clock.monotonic()
         self.progress = Progress()
-        self.marks: tuple[Mark, ...] | None = None
+        self.marks = taken
+        self._entered = False
         self.counted_answer: int | None = None
         self.alerts: tuple[Alert, ...] = ()
         self.end: AttemptEnd | None = None
@@ -79,18 +82,28 @@ class Held:
         return self.end
 
     async def __aenter__(self) -> Self:
-        queued = self._reserve.admission == "queue"  # who waits for money keeps no provider busy
+        self._entered = True
         try:
-            if queued:
+            if self.marks is None and self._reserve.admission == "queue":  # who waits for money keeps no provider busy
                 self.marks = await self._budget.call(self._reserve)
-                self._began = self._clock.monotonic()  # and the wait is not the provider's latency
+            self._began = self._clock.monotonic()  # the wait for money, or for its wave, is not the provider's latency
             self._probe = await self._provider.call(Lease(self._prompt_tokens + self._longest_answer))
-            if not queued:
+            if self.marks is None:
                 self.marks = await self._budget.call(self._reserve)
         except BaseException as error:
             self._let_go(error)
             raise
         return self
+
+    async def void(self) -> None:
+        """It is not launched: closes the hold at nothing. Does nothing for one that was entered, or once more.
+
+        Cancelling it cancels the waiting alone.
+        """
+        if self._entered or self.marks is None:
+            return
+        self._entered, self.end = True, NOT_SENT
+        await self._budget.deliver(Settle(self.usage_id, self.end))
 
     def _let_go(self, error: BaseException) -> None:
         """Not entered: the lease is given back, and the hold closed at nothing, if there are any."""
@@ -98,7 +111,9 @@ class Held:
             self._give_back(error)
         # Cancelled while the hold was on its way: if it was taken, this gives it back; if not, it does nothing.
         if self.marks is not None or isinstance(error, asyncio.CancelledError):
-            self._budget.deliver(Settle(self._reserve.start.usage_id, self._end(error)))
+            end = self._end(error)
+            self.end = None if self.marks is None else end
+            self._budget.deliver(Settle(self.usage_id, end))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -4,39 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import tzinfo
 
 import structlog
-from msgspec import Struct
 
 from actors.accounts import Accounts, ClockWentBack, Key, Posting
 from actors.base import Actor, Ref, Wait, handles
 from actors.clock import MICRO, Clock, rfc3339
 from actors.grants import Grants, row_of
+from actors.holding import Holding, made
 from actors.ledger import Ledger, outcome_of_lost
 from actors.levels import Levels
 from actors.offers import Offers
 from actors.rules.admission import (
     FITS,
     Admitted,
+    Allowance,
+    Bound,
     Limits,
     Refusal,
     account_name,
     decide,
     has_room,
 )
+from actors.rules.group import GroupRefusal, Part, decide_group
 from actors.rules.overbudget import told
 from actors.settings import SettingsActor
 from actors.store.sqlite import Commit
 from actors.turns import Turns, Waiter
 from protocols.alerts import Alert
 from protocols.budget import (
+    TOURNAMENT,
     Account,
     Balance,
     CheckOverride,
     Confirmed,
     Fits,
+    FitsGroup,
     Forget,
     Grant,
     GrantOverride,
@@ -47,16 +52,16 @@ from protocols.budget import (
     OfferOverride,
     OpenHold,
     OverBudget,
-    OverrideUse,
     PostAlerts,
     PostCorrection,
     PostGrant,
-    PostHold,
+    PostHolds,
     PostRevocation,
     PostSettlement,
     ReadBooks,
     ReadUnknown,
     Reserve,
+    ReserveGroup,
     Resolve,
     RevokeOverride,
     Settle,
@@ -101,17 +106,6 @@ MOST_GRANTS = 100
 log = structlog.get_logger("budget")
 
 
-class _Hold(Struct):
-    """A hold that is open; `posted` is its commit, None for one that an earlier incarnation took. Times are monotonic."""
-
-    hold: OpenHold
-    balances: tuple[Balance, ...]
-    posted: asyncio.Future[None] | None
-    since: float
-    lease_until: float
-    marks: tuple[Mark, ...]
-
-
 class BudgetActor(Actor):
     """Takes holds and settles them.
 
@@ -136,8 +130,8 @@ class BudgetActor(Actor):
         self._clock = clock
         self._levels = Levels(clock, free_model)
         self._accounts = Accounts(limits, zone, self._levels, self._counted_on)
-        self._open: dict[str, _Hold] = {}
-        self._turns: Turns[_Hold] = Turns()
+        self._open: dict[str, Holding] = {}
+        self._turns: Turns[Holding] = Turns()
         self._grants = Grants()
         self._offers = Offers(clock, token)
         self._typical_s = TYPICAL_S
@@ -221,47 +215,47 @@ class BudgetActor(Actor):
     def _decide(
         self, posting: Posting, amount: NanoUSD, *, soft: bool, confirmed: bool, not_ahead: int | None = 0
     ) -> Admitted | Refusal:
-        allowances = None
-        if self._grants:
-            scopes = {bound.account.scope for bound in posting.bounds if not bound.hard}
-            allowances = self._grants.allowances(scopes, self._accounts.balances, self._clock.now_us())
+        allowances = self._allowances(posting.bounds)
         return decide(
             posting.bounds, amount, soft=soft, confirmed=confirmed, allowances=allowances, not_ahead=not_ahead
         )
 
-    def _take(self, request: Reserve, amount: NanoUSD, posting: Posting, admitted: Admitted) -> _Hold:
+    def _allowances(self, bounds: Iterable[Bound]) -> dict[str, list[Allowance]]:
+        if not self._grants:
+            return {}
+        scopes = {bound.account.scope for bound in bounds if not bound.hard}
+        return self._grants.allowances(scopes, self._accounts.balances, self._clock.now_us())
+
+    def _take(self, request: Reserve, amount: NanoUSD, posting: Posting, admitted: Admitted) -> Holding:
         """Promises the amount in memory, and hands it to the ledger."""
-        now, accounts, balances = self._clock.monotonic(), posting.accounts, posting.balances
-        if admitted.allowances:
-            accounts += tuple(each.account for each in admitted.allowances)
-            balances += tuple(each.balance for each in admitted.allowances)
-        marks = request.marks + admitted.marks
-        lease_until = self._clock.now_us() + round(
-            request.lease_s * MICRO
-        )  # from its turn on, not from when it was asked for
-        hold = OpenHold(request.start, amount, accounts, marks, lease_until)
-        used = None
-        if request.confirmed is not None and "override" in marks:
-            used = OverrideUse(request.confirmed.actor, admitted.spent_before)
+        taken, post = made(request, amount, posting, admitted, request.confirmed, self._clock)
         # First: if it raises, nothing is promised.
-        posted = self._ledger.deliver(PostHold(hold, used))
+        taken.posted = self._ledger.deliver(post)
         if request.confirmed is not None:
             self._offers.use(request.confirmed.token)
-        for balance in balances:
-            balance.held += amount
-        taken = self._open[request.start.usage_id] = _Hold(hold, balances, posted, now, now + request.lease_s, marks)
+        self._promise(taken)
         return taken
 
-    async def _durable(self, taken: _Hold) -> tuple[Mark, ...]:
-        posted = taken.posted
+    def _promise(self, taken: Holding) -> None:
+        amount = taken.hold.amount
+        for balance in taken.balances:
+            balance.held += amount
+        self._open[taken.hold.start.usage_id] = taken
+
+    async def _durable(self, taken: Holding) -> tuple[Mark, ...]:
+        await self._written(taken.posted, (taken,))
+        return taken.marks
+
+    async def _written(self, posted: asyncio.Future[None] | None, holdings: Iterable[Holding]) -> None:
+        """Waits for the one commit in which they all stand; if there is none, nothing was taken."""
         assert posted is not None
         try:
             # A commit refuses to be cancelled; a hold that waits in the ledger's inbox has none yet, and must tell what became of it.
             await (posted if isinstance(posted, Commit) else asyncio.shield(posted))
         except QuorumError:
-            self.ref.tell(Forget(taken.hold.start.usage_id))
+            for taken in holdings:
+                self.ref.tell(Forget(taken.hold.start.usage_id))
             raise
-        return taken.marks
 
     @handles(Forget)
     def forget(self, request: Forget) -> None:
@@ -283,9 +277,57 @@ class BudgetActor(Actor):
             )
         return NanoUSD(0)
 
+    # --- taking the holds of a group
+
+    @handles(ReserveGroup)
+    def reserve_group(self, group: ReserveGroup) -> Wait[tuple[tuple[Mark, ...], ...]]:
+        """Decides for all of them, and hands them to the ledger as one."""
+        asked = [
+            Fits(r.start.user, r.start.app, r.start.provider, r.start.model, r.amount, r.admission)
+            for r in group.reserves
+        ]
+        takings = [
+            made(reserve, part.amount, posting, admitted, group.confirmed, self._clock)
+            for reserve, (posting, part, admitted) in zip(
+                group.reserves, self._admit(asked, group.confirmed), strict=True
+            )
+        ]
+        posted = self._ledger.deliver(PostHolds(tuple(post for _, post in takings)))
+        if group.confirmed is not None:
+            self._offers.use(group.confirmed.token)
+        for taken, _ in takings:
+            taken.posted = posted
+            self._promise(taken)
+        return Wait(self._all_durable(posted, [taken for taken, _ in takings]))
+
+    async def _all_durable(self, posted: asyncio.Future[None], holdings: list[Holding]) -> tuple[tuple[Mark, ...], ...]:
+        await self._written(posted, holdings)
+        return tuple(taken.marks for taken in holdings)
+
+    @handles(FitsGroup)
+    def fits_group(self, group: FitsGroup) -> None:
+        """Decides like a reservation and takes nothing."""
+        self._admit(group.fits, group.confirmed)
+
+    def _admit(self, asked: Sequence[Fits], confirmed: Confirmed | None) -> list[tuple[Posting, Part, Admitted]]:
+        """How each of a group is admitted, on top of those before it. Raises what `ReserveGroup` does."""
+        self._turn(self._clock.now_us())
+        postings = self._accounts.postings([(each.user, each.app, each.provider) for each in asked])
+        parts = [
+            Part(to.accounts, to.bounds, self._priced(to, each.model, each.amount), each.admission == "soft")
+            for each, to in zip(asked, postings, strict=True)
+        ]
+        total = NanoUSD(sum(part.amount for part in parts))
+        is_confirmed = self._is_confirmed(confirmed, asked[0].user, TOURNAMENT, total)
+        allowances = self._allowances(bound for part in parts for bound in part.bounds)
+        verdict = decide_group(parts, confirmed=is_confirmed, allowances=allowances)
+        if isinstance(verdict, GroupRefusal):
+            raise self._fault(verdict.refusal, verdict.amount)
+        return list(zip(postings, parts, verdict, strict=True))
+
     # --- waiting for a turn
 
-    async def _in_turn(self, usage_id: str, turn: asyncio.Future[_Hold]) -> tuple[Mark, ...]:
+    async def _in_turn(self, usage_id: str, turn: asyncio.Future[Holding]) -> tuple[Mark, ...]:
         try:
             taken = await turn
         except asyncio.CancelledError:
@@ -309,7 +351,7 @@ class BudgetActor(Actor):
             return
         self._turns.call(self._blocked_by)
 
-    def _blocked_by(self, waiter: Waiter[_Hold], key: Key, not_ahead: int | None) -> Balance | None:
+    def _blocked_by(self, waiter: Waiter[Holding], key: Key, not_ahead: int | None) -> Balance | None:
         """Gives a turn: a hold, or a fault that waiting does not change. Else the balance that has no room yet."""
         if waiter.turn.done():
             return None
@@ -386,13 +428,13 @@ class BudgetActor(Actor):
     def _counted_on(self) -> Iterator[Balance]:
         return (balance for taken in self._open.values() for balance in taken.balances)
 
-    def _reopened(self, hold: OpenHold) -> _Hold:
+    def _reopened(self, hold: OpenHold) -> Holding:
         """A hold that an earlier incarnation took."""
         now, left_s = self._clock.monotonic(), (hold.lease_until - self._clock.now_us()) / MICRO
         balances = tuple(self._accounts.balances.setdefault(account, Balance()) for account in hold.accounts)
-        return _Hold(hold, balances, None, now, now + max(left_s, 0.0), hold.marks)
+        return Holding(hold, balances, None, now, now + max(left_s, 0.0), hold.marks)
 
-    def _move(self, taken: _Hold, *, spent: int) -> None:
+    def _move(self, taken: Holding, *, spent: int) -> None:
         amount = taken.hold.amount
         for balance in taken.balances:
             balance.held -= amount

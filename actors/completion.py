@@ -4,45 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import NoReturn
 
 import structlog
 from msgspec import UNSET, Struct, field
 
+from actors.asking import Asking, ChatCall, interrupt
 from actors.attempt import Held
 from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import Clock, Ids
-from actors.exchange import Exchange, Question
-from actors.limit import Limit
-from actors.pool import ProviderPool
-from actors.provider import ProviderActor, Source
+from actors.planner import Planner, Prepared
 from actors.quotes import Quoted, Quotes
 from actors.rules.alerts import alert_text
-from actors.rules.asked import asked_by
 from actors.rules.body import chat_body_hash
-from actors.rules.candidates import Target, World
+from actors.rules.candidates import Target
 from actors.rules.catalogue import Catalogue
-from actors.rules.experiments import Experiment
-from actors.rules.hints import in_language
-from actors.rules.matrix import TaskConfig
 from actors.rules.overbudget import question, refusal, way_out
 from actors.rules.parameters import parameter_steps
-from actors.rules.routing import TIER_IGNORED, Asked, Plan, nearest_models, plan, resolve_choice, unlisted_why
-from actors.rules.tokens import PromptTokens
+from actors.rules.routing import TIER_IGNORED, Plan
 from actors.session import Sessions, preferences_of
-from actors.tokenizer import Tokenizer
 from protocols.audit import Actor
-from protocols.budget import CheckOverride, Confirmed, Fits, Mark, OfferOverride, OverBudget, Reserve
-from protocols.chat import AnswerMessage, Attempt, Chat, ChatAnswer, ExplainedFault, Item, Reply, Usage, Warned
-from protocols.errors import BudgetExceeded, NoEligibleModel, OverrideRequired, QuorumError, Truncated, UnknownModel
+from protocols.budget import CheckOverride, Confirmed, Fits, Mark, OfferOverride, OverBudget
+from protocols.chat import AnswerMessage, Attempt, Chat, ChatAnswer, ExplainedFault, Reply, Usage, Warned
+from protocols.errors import BudgetExceeded, OverrideRequired, QuorumError, Truncated
 from protocols.money import NanoUSD
-from protocols.provider import FirstListing, ProviderView, ReadViews
 from protocols.routing import IN_WORDS, Decision, Reason, Rejected
 from protocols.session import Preferences, Spent
 from protocols.settings import Admission
-from protocols.usage import AttemptEnd, AttemptStart
+from protocols.usage import AttemptEnd
 from protocols.users import NO_LAYERS, Resolve, Resolved
 
 FALLBACK = frozenset({"provider_unavailable", "provider_error", "rate_limited", "misconfigured", "busy", "truncated"})
@@ -50,9 +39,6 @@ FALLBACK = frozenset({"provider_unavailable", "provider_error", "rate_limited", 
 
 REFUSED_BY_BUDGET = frozenset({"budget_exceeded", "budget_held", "override_required", "price_unknown"})
 """Faults of a hop that was not admitted: nothing was sent."""
-
-LEASE_GRACE_S = 60.0
-"""Seconds that a hold outlives the longest attempt."""
 
 HOPS: frozenset[Reason] = frozenset({"provider_unhealthy_fallback", "rate_limited_fallback"})
 """Reasons of a plan whose first target already stands in for another."""
@@ -63,91 +49,55 @@ OF_THE_PROVIDER = frozenset({"provider_unavailable", "rate_limited", "misconfigu
 log = structlog.get_logger("completion")
 
 
-class ChatCall(Struct):
-    """A chat with who asks. `emit` takes the items of a streamed answer; `interrupted` says what a cancellation was.
-
-    State: `call_id`, which the caller may have chosen, and whether a request has left for a provider.
-    """
-
-    chat: Chat
-    user: str
-    app: str
-    emit: Callable[[Item], None]
-    interrupted: Callable[[], type[QuorumError]]
-    actor: Actor
-    call_id: str = ""
-    sent: bool = False
-
-
 class _Run(Struct):
     """A call under way.
 
-    State: what was asked, `chat` as it is sent (with the language that its hint names), the plan, the targets and rejected candidates
-    as it goes on, why its target was chosen in the end, what a token confirms, attempts so far, and the targets that failed
-    before this one.
+    State: what was asked and how it was planned, the targets and rejected candidates as it goes on, why its target was chosen in the
+    end, what a token confirms, attempts so far, and the targets that failed before this one.
     """
 
     call: ChatCall
-    chat: Chat
-    call_id: str
-    preferences: Preferences
-    made: Plan
+    prepared: Prepared
     targets: list[Target]
     rejected: list[Rejected]
     reason: Reason
-    views: tuple[ProviderView, ...]
-    quotes: Quotes
     body: bytes = b""
     confirmed_model: str | None = None
     attempts: list[Attempt] = field(default_factory=list)
     failed: list[Rejected] = field(default_factory=list)
 
+    @property
+    def made(self) -> Plan:
+        """The plan."""
+        return self.prepared.made
+
+    @property
+    def quotes(self) -> Quotes:
+        """What its targets may cost."""
+        return self.prepared.quotes
+
 
 class Completions:
-    """What every call needs.
-
-    State: what there is to choose from now, by an edition of the catalogue, and the plans made of it, so that equal questions are
-    planned once.
-    """
-
-    PLANS = 1024
+    """What every call needs; it has no state of its own."""
 
     def __init__(
         self,
         *,
         sessions: Ref[Sessions],
         budget: Ref[BudgetActor],
-        pool: Ref[ProviderPool],
-        providers: Mapping[str, Ref[ProviderActor]],
-        sources: Mapping[str, Source],
+        planner: Planner,
+        asking: Asking,
         catalogue: Catalogue,
-        aliases: Mapping[str, str],
-        tasks: Mapping[str, TaskConfig],
-        experiments: Mapping[str, Experiment],
-        exchange: Exchange,
-        prices_known: asyncio.Event,
-        tokenizer: Tokenizer | None,
         clock: Clock,
         ids: Ids,
     ) -> None:
         self._sessions = sessions
         self._budget = budget
-        self._pool = pool
-        self._providers = providers
-        self._sources = sources
+        self._planner = planner
+        self._asking = asking
         self._catalogue = catalogue
-        self._aliases = aliases
-        self._tasks = tasks
-        self._experiments = experiments
-        self._exchange = exchange
-        self._prices_known = prices_known
-        self._tokenizer = tokenizer
         self._clock = clock
         self._ids = ids
-        self._log = log.bind()  # the logger itself, not the proxy that looks for it at each line
-        self._world = World((), catalogue.entries, aliases)
-        self._edition = catalogue.edition
-        self._plans: dict[Asked, Plan] = {}
 
     async def chat(self, call: ChatCall) -> ChatAnswer:
         """Answers a chat, or raises the QuorumError that the client is to hear."""
@@ -155,7 +105,7 @@ class Completions:
         run = await self._begin(call, await preferences_of(self._sessions, call.user, call.app, begins=True))
         await self._check_token(run)
         if run.made.fault is not None:
-            raise self._told_now(run.made.fault, run.views)
+            raise self._planner.told_now(run.made.fault, run.prepared.views)
         try:
             return await self._first_that_answers(run, began)
         finally:
@@ -176,13 +126,13 @@ class Completions:
             raise fault
         (target,) = first
         why = next((step.why for step in reversed(run.made.steps) if step.step == run.reason), IN_WORDS[run.reason])
-        return Quoted(str(target), why, run.quotes.of(target), run.chat, fault)
+        return Quoted(str(target), why, run.quotes.of(target), run.prepared.chat, fault)
 
     async def _rehearsed(self, chat: Chat, user: str, app: str) -> tuple[_Run, QuorumError | None]:
         """A call up to where its first request would leave."""
         call = ChatCall(chat, user, app, lambda _: None, lambda: QuorumError, Actor(-1, user, app))
         run = await self._begin(call, await preferences_of(self._sessions, user, app))
-        fault = None if run.made.fault is None else self._told_now(run.made.fault, run.views)
+        fault = None if run.made.fault is None else self._planner.told_now(run.made.fault, run.prepared.views)
         try:
             await self._check_token(run)
         except QuorumError as invalid:
@@ -212,46 +162,21 @@ class Completions:
                     _tell_what_failed(fault, run.failed)
         return run, fault
 
-    def _told_now(self, fault: QuorumError, views: tuple[ProviderView, ...]) -> QuorumError:
-        """A plan's fault of one's own: a plan is told many times, and the wait that it means goes on meanwhile."""
-        until = next((view.retry_at for view in views if view.name == fault.detail.get("provider")), None)
-        wait_s = None if until is None else round(max(until - self._clock.monotonic(), 0.0), 3)
-        return type(fault)(fault.message, detail=dict(fault.detail), retry_after_s=wait_s)
-
     async def _begin(self, call: ChatCall, preferences: Preferences) -> _Run:
-        chat = call.chat
-        made, views = await self._planned(asked_by(chat, preferences, self._experiments))
-        if not self._prices_known.is_set() and not all(
-            self._catalogue.priced_by_config(t.provider, t.model) for t in made.targets
-        ):
-            await self._prices_known.wait()
-        if chat.language_hint and made.language is not None:
-            chat = in_language(chat, made.language)
-        call_id = call.call_id or self._ids.next()
-        counted = _NOT_COUNTED
-        if self._tokenizer is not None:
-            at_openai = {view.name for view in views if view.kind == "openai" and not view.local}
-            counted = await self._tokenizer.counts(chat, {t.model for t in made.targets if t.provider in at_openai})
-        quotes = Quotes(self._catalogue, chat, preferences, views, counted)
-        run = _Run(call, chat, call_id, preferences, made, made.targets, made.rejected, made.reason, views, quotes)
+        prepared = await self._planner.prepared(call.chat, preferences)
+        made = prepared.made
+        call.call_id = call.call_id or self._ids.next()
+        run = _Run(call, prepared, made.targets, made.rejected, made.reason)
         if made.reason in HOPS:
             run.failed += made.rejected
         return run
 
-    async def _planned(self, asked: Asked) -> tuple[Plan, tuple[ProviderView, ...]]:
-        views = await self._pool.call(ReadViews())
-        made = self._plan(asked, views)
-        if isinstance(made.fault, NoEligibleModel) and any(view.state == "unknown" for view in views):
-            views = await self._views_once_listed()
-            made = self._plan(asked, views)
-        return made, views
-
     async def resolved(self, params: Resolve, user: str, app: str) -> Resolved:
         """Where a call that says this would go, and with which parameters of the user; no budget is asked."""
         preferences = await preferences_of(self._sessions, user, app)
-        made, views = await self._planned(asked_by(params, preferences, self._experiments))
+        made, views = await self._planner.planned(params, preferences)
         first = str(made.targets[0]) if made.targets else None
-        fault = None if made.fault is None else self._told_now(made.fault, views)
+        fault = None if made.fault is None else self._planner.told_now(made.fault, views)
         return Resolved(
             first,
             made.reason,
@@ -262,55 +187,6 @@ class Completions:
             None if fault is None else ExplainedFault(fault.code, fault.message),
         )
 
-    async def named(self, model: str | None, provider: str | None) -> tuple[Target, list[Warned]]:
-        """The target that these names mean, its model empty without one; a warning when its provider does not list it.
-
-        Raises UnknownProvider, UnknownModel, BadRequest.
-        """
-        world = self._world_of(await self._pool.call(ReadViews()))
-        target = resolve_choice(model, provider, world)
-        unlisted = unlisted_why(target, world)
-        return target, [Warned("not_listed", unlisted)] if unlisted else []
-
-    def provider_named(self, name: str) -> str:
-        """The provider that an alias stands for; any other name as it is, since what was chosen may be gone from the config."""
-        return name if name in self._sources else self._aliases.get(name, name)
-
-    async def views_priced(self) -> tuple[ProviderView, ...]:
-        """The providers once prices can be looked up, and after one of them has said what it has: for who compares models."""
-        await self._prices_known.wait()
-        views = await self._pool.call(ReadViews())
-        waits = any(view.state == "unknown" for view in views) and not any(view.models for view in views)
-        return await self._views_once_listed() if waits else views
-
-    async def _views_once_listed(self) -> tuple[ProviderView, ...]:
-        """The providers after one of them has said what it has: a call that comes right after the start waits for that."""
-        try:
-            with Limit(asyncio.get_running_loop(), FIRST_LISTING_S):
-                await self._pool.call(FirstListing())
-        except TimeoutError:
-            log.warning("no_models_listed", waited_s=FIRST_LISTING_S)
-        return await self._pool.call(ReadViews())
-
-    def _plan(self, asked: Asked, views: tuple[ProviderView, ...]) -> Plan:
-        world = self._world_of(views)
-        if len(self._plans) >= self.PLANS:
-            self._plans = {}
-        made = self._plans.get(asked)
-        if made is None:
-            made = self._plans[asked] = plan(asked, world)
-        return made
-
-    def _world_of(self, views: tuple[ProviderView, ...]) -> World:
-        """What there is to choose from; the one of before, while neither the providers nor the prices changed."""
-        catalogue = self._catalogue
-        if views is not self._world.views or catalogue.edition != self._edition:
-            catalogue.see(views)
-            self._edition = catalogue.edition
-            self._world = World(views, catalogue.entries, self._aliases, self._tasks, catalogue.infos)
-            self._plans = {}
-        return self._world
-
     async def _first_that_answers(self, run: _Run, began: float) -> ChatAnswer:
         todo = deque(run.targets)
         given_up: set[str] = set()
@@ -319,7 +195,7 @@ class Completions:
             target = todo.popleft()
             held = self._held(run, target)
             try:
-                reply = await self._attempt(run, target, held)
+                reply = await self._asking.ask(run.prepared, target, run.call, held)
             except QuorumError as error:
                 self._record(run, target, held, error)
                 if error.code in OF_THE_PROVIDER:
@@ -328,7 +204,7 @@ class Completions:
                 todo = await self._after(run, target, held, error, others, hop=target is not first)
             except asyncio.CancelledError as cancelled:
                 self._record(run, target, held, None)
-                self._interrupt(run, held, cancelled)
+                interrupt(run.call, held, cancelled)
             else:
                 self._record(run, target, held, None)
                 return self._answer(run, target, held, reply, began)
@@ -368,10 +244,10 @@ class Completions:
             return None
         if over.hard:
             return BudgetExceeded(over.message, detail=over.detail)
-        quote, auto = run.quotes.of(target), run.preferences.auto_fallback_to_local
+        quote, auto = run.quotes.of(target), run.prepared.preferences.auto_fallback_to_local
         forbidden = run.call.chat.allow_fallback is False
         failed = {attempt.model for attempt in run.attempts}
-        best = self._catalogue.best_local(run.views, run.quotes.tokens, failed)
+        best = self._catalogue.best_local(run.prepared.views, run.quotes.tokens, failed)
         local = None if best is None else Target(best.provider, best.id.partition(":")[2])
         way = way_out(auto_fallback=auto, forbidden=forbidden, local=local, may_override=over.may_override)
         if way == "local" and local is not None:
@@ -404,70 +280,14 @@ class Completions:
             run.confirmed_model = await self._budget.call(check)
 
     def _admission(self, run: _Run) -> Admission:
-        return run.call.chat.admission or run.preferences.admission
+        return run.call.chat.admission or run.prepared.preferences.admission
 
     def _held(self, run: _Run, target: Target) -> Held:
-        source = self._sources[target.provider]
-        quote = run.quotes.of(target)
-        start = AttemptStart(
-            usage_id=self._ids.next(),
-            call_id=run.call_id,
-            user=run.call.user,
-            app=run.call.app,
-            conversation=run.call.chat.conversation,
-            task_type=run.call.chat.task_type,
-            provider=target.provider,
-            model=str(target),
-            endpoint=source.endpoint.origin,
-            reason=run.reason,
-            created_at=self._clock.now_us(),
-            arm=run.made.arm,
+        confirmed, admission = _confirmed(run, target), self._admission(run)
+        reserve = self._asking.reserve(
+            run.prepared, target, run.call, reason=run.reason, admission=admission, confirmed=confirmed
         )
-        return Held(
-            self._budget,
-            self._providers[target.provider],
-            self._clock,
-            source=source,
-            reserve=Reserve(
-                start,
-                quote.bound,
-                self._admission(run),
-                lease_s=source.config.timeout_s + LEASE_GRACE_S,
-                marks=("clamped",) if quote.clamped else (),
-                confirmed=_confirmed(run, target),
-            ),
-            chat=run.chat,
-            price=quote.price,
-            prompt_tokens=quote.prompt_tokens,
-            longest_answer=quote.longest_answer,
-            counted_prompt=quote.about,
-        )
-
-    async def _attempt(self, run: _Run, target: Target, held: Held) -> Reply:
-        """Asks one provider. Raises QuorumError; the hold is settled in any case."""
-        chat, source = run.quotes.request(target), self._sources[target.provider]
-        request = source.dialect.chat(chat, target.model, run.quotes.of(target).longest_answer)
-        question = Question(source, target.model, request, held.usage_id, run.call.emit if chat.stream else None)
-        async with held:
-            try:
-                reply = await self._exchange.ask(question, held.progress)
-                if self._tokenizer is not None and held.counted_prompt is not None and held.progress.counted is None:
-                    held.counted_answer = await self._tokenizer.count_text(held.progress.emitted_text(), target.model)
-            except UnknownModel as fault:
-                raise _with_nearest(fault, target, run.views) from fault
-            except asyncio.CancelledError as cancelled:
-                held.progress.aborted = True
-                self._interrupt(run, held, cancelled)
-            return reply
-
-    def _interrupt(self, run: _Run, held: Held, cancelled: asyncio.CancelledError) -> NoReturn:
-        """A cancellation as the fault that it was: the client's, the deadline's, the shutdown's."""
-        kind = run.call.interrupted()
-        if kind is QuorumError:
-            raise cancelled
-        # One that was cancelled while it waited for its hold has no row.
-        detail = {"partial": held.progress.text(), "usage_id": None if held.marks is None else held.usage_id}
-        raise kind(_INTERRUPTED.get(kind.code, "the call was cancelled"), detail=detail) from cancelled
+        return self._asking.held(run.prepared, target, reserve)
 
     def _explain_failure(self, run: _Run, error: QuorumError) -> None:
         if run.attempts:
@@ -487,30 +307,18 @@ class Completions:
         if error is not None:
             attempt.code = error.code
         run.attempts.append(attempt)
-        self._log.info(
-            "attempt",
-            call_id=run.call_id,
-            usage_id=held.usage_id,
-            user=run.call.user,
-            app=run.call.app,
-            model=attempt.model,
-            status=end.status,
-            prompt_tokens=end.tokens.prompt,
-            response_tokens=end.tokens.response,
-            cost_nano_usd=end.cost,
-            latency_us=end.latency_us,
-        )
+        self._asking.tell(run.call, target, held)
 
     def _answer(self, run: _Run, target: Target, held: Held, reply: Reply, began: float) -> ChatAnswer:
-        end, source, first = held.ended, self._sources[target.provider], held.progress.first_token_at
+        end, simulated, first = held.ended, self._asking.simulated(target), held.progress.first_token_at
         return ChatAnswer(
-            call_id=run.call_id,
+            call_id=run.call.call_id,
             usage_id=held.usage_id,
             text=reply.text,
             message=_message(reply),
             finish_reason=reply.finish_reason,
             model_used=str(target),
-            simulated=source.simulated,
+            simulated=simulated,
             usage=_usage(end),
             cost_nano_usd=end.cost,
             price_version=end.price_version,
@@ -518,12 +326,12 @@ class Completions:
             attempts=run.attempts,
             latency_ms=round((self._clock.monotonic() - began) * 1000, 3),
             first_token_ms=None if first is None else round((first - began) * 1000, 3),
-            warnings=_warnings(run, held, simulated=source.simulated),
+            warnings=_warnings(run, held, simulated=simulated),
         )
 
     def _decision(self, run: _Run, target: Target | None) -> Decision:
         """As it stands now; `target` is the one that answers, whose parameters it tells."""
-        layers = run.preferences.choices.parameters.get(str(target))
+        layers = run.prepared.preferences.choices.parameters.get(str(target))
         changed = [] if layers is None else parameter_steps(run.call.chat, layers, str(target))
         return Decision(
             targets=[str(target) for target in run.targets],
@@ -534,18 +342,6 @@ class Completions:
             bound_nano_usd=run.quotes.of(run.targets[0]).bound if run.targets else None,
         )
 
-
-FIRST_LISTING_S = 5.0
-"""Seconds that a call without a model waits, right after the start, for a provider to list its models."""
-
-_INTERRUPTED = {
-    "cancelled": "the call was cancelled; what arrived is in `detail.partial`",
-    "deadline": "the call's deadline passed; what arrived is in `detail.partial`",
-    "shutting_down": "the daemon is shutting down; what arrived is in `detail.partial`",
-}
-
-
-_NOT_COUNTED: Mapping[str, PromptTokens] = {}
 
 _MARKED: dict[Mark, str] = {
     "soft": "this call may pass your budget: `admission` is soft",
@@ -574,18 +370,6 @@ def _confirmed(run: _Run, target: Target) -> Confirmed | None:
     token = run.call.chat.override_token
     return (
         Confirmed(token, run.body, run.call.actor) if token is not None and run.confirmed_model == str(target) else None
-    )
-
-
-def _with_nearest(fault: UnknownModel, target: Target, views: tuple[ProviderView, ...]) -> UnknownModel:
-    offered = next((v.models for v in views if v.name == target.provider), ())
-    near = nearest_models(target.model, offered)
-    hint = (
-        f"; the nearest are {', '.join(f'`{n}`' for n in near)}" if near else "; `daemonctl models` lists what there is"
-    )
-    return UnknownModel(
-        f"model `{target.model}` is not offered by `{target.provider}`{hint}",
-        detail={**fault.detail, "model": str(target), "nearest": [f"{target.provider}:{n}" for n in near]},
     )
 
 

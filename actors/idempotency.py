@@ -9,9 +9,10 @@ import msgspec
 import structlog
 from msgspec import Raw, Struct, field
 
+from actors.asking import ChatCall
 from actors.base import Actor, Ref, Wait, handles
 from actors.clock import Clock, Ids
-from actors.completion import ChatCall, Completions
+from actors.completion import Completions
 from actors.rules.body import chat_body_hash
 from actors.rules.idempotency import KEPT_US, AttemptLeft, is_over, items_of, left_by_a_crash
 from actors.store.queries import load

@@ -7,12 +7,14 @@ from functools import partial
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from actors.base import Actor, Ref, Wait, handles
 from actors.clock import MICRO, Clock, parse_rfc3339, rfc3339
 from actors.events import Events
 from actors.recent import Recent
 from actors.rules.admission import in_order
+from actors.rules.settlement import NOT_SENT
 from actors.store.audit import SQL as AUDIT
 from actors.store.audit import audit_entry, audit_row
 from actors.store.dispatched import Dispatched
@@ -32,6 +34,7 @@ from protocols.budget import (
     PostCorrection,
     PostGrant,
     PostHold,
+    PostHolds,
     PostRevocation,
     PostSettlement,
     ReadAlerts,
@@ -46,7 +49,6 @@ from protocols.budget import (
     Verify,
     WasSent,
 )
-from protocols.chat import TokenCount
 from protocols.errors import BadRequest, NotFound
 from protocols.events import AttemptSettled, OverrideAction, OverrideEvent, Publish, alert_event
 from protocols.money import NanoUSD
@@ -115,9 +117,19 @@ class Ledger(Actor):
     def post_hold(self, post: PostHold) -> Wait[None]:
         """One row in holds, the entry that takes the hold, the balances, and the audit's entry of an override."""
         self._store.check_room()  # before a new name's accounts, which must be written, use up what settlements need
+        told = None if post.used is None else partial(self._tell_of_use, post.hold)
+        return Wait(self._store.submit(*self._hold_rows(post), then=told))
+
+    @handles(PostHolds)
+    def post_holds(self, post: PostHolds) -> Wait[None]:
+        """The rows of all of them as one submission: however a commit fails, none stands without the others."""
+        self._store.check_room()
+        rows = [row for each in post.posts for row in self._hold_rows(each)]
+        return Wait(self._store.submit(*rows, then=partial(self._tell_of_uses, post.posts)))
+
+    def _hold_rows(self, post: PostHold) -> tuple[Row, ...]:
         hold = post.hold
         set_id, start, amount = self._set(hold.accounts), hold.start, hold.amount
-        told = None
         rows: tuple[Row, ...] = (
             (ADD_HOLD, (*start_columns(start), amount, set_id, ",".join(hold.marks), hold.lease_until)),
             (ADD_ENTRY, (start.usage_id, 0, start.created_at, amount, 0, set_id)),
@@ -127,8 +139,15 @@ class Ledger(Actor):
             before = str(post.used.spent_before)
             now = self._clock.now_us()
             rows += (audit_row(post.used.actor, now, "override.confirmed", start.usage_id, before=before, after=None),)
-            told = partial(self._tell_of_override, "confirmed", start.user, amount, usage_id=start.usage_id)
-        return Wait(self._store.submit(*rows, then=told))
+        return rows
+
+    def _tell_of_use(self, hold: OpenHold) -> None:
+        self._tell_of_override("confirmed", hold.start.user, hold.amount, usage_id=hold.start.usage_id)
+
+    def _tell_of_uses(self, posts: tuple[PostHold, ...]) -> None:
+        for post in posts:
+            if post.used is not None:
+                self._tell_of_use(post.hold)
 
     @handles(PostSettlement)
     def post_settlement(self, post: PostSettlement) -> Wait[None]:
@@ -428,16 +447,7 @@ async def last_id(store: Store) -> str | None:
 
 def outcome_of_lost(hold: OpenHold, *, sent: bool) -> AttemptEnd:
     """How a hold is closed that nobody settled: void if its request had not left, else posted at the hold, as unknown."""
-    return AttemptEnd(
-        status=UNKNOWN if sent else "not_sent",
-        tokens=TokenCount(),
-        token_source="estimate",  # noqa: S106  tokens of a model, not of a login
-        cost=hold.amount if sent else NanoUSD(0),
-        cost_source="estimated",
-        price_version=None,
-        latency_us=0,
-        first_token_us=None,
-    )
+    return replace(NOT_SENT, status=UNKNOWN, cost=hold.amount) if sent else NOT_SENT
 
 
 def _members(rows: Iterable[Any]) -> dict[int, list[Account]]:

@@ -92,9 +92,9 @@ class Quotes:
         return with_parameters(self._chat, parameters.get(str(target), NO_LAYERS)) if parameters else self._chat
 
     def clamp(self, target: Target, room: NanoUSD) -> bool:
-        """Cuts the longest answer to what fits, if the user allows it and the request names no limit of its own."""
-        quote = self.of(target)
-        if not self._preferences.clamp_to_budget or self._chat.max_tokens is not None or quote.price is None:
+        """Cuts the longest answer to what fits, if the user allows it and neither the request nor the user's parameters name a limit."""
+        quote, asked = self.of(target), self.request(target).max_tokens
+        if not self._preferences.clamp_to_budget or asked is not None or quote.price is None:
             return False
         longest = min(affordable(quote.price, quote.prompt_tokens, room), quote.longest_answer - 1)
         if longest < LEAST_ANSWER:

@@ -24,6 +24,7 @@ from protocols.session import (
     Preferences,
     SessionRow,
     Spent,
+    TournamentWishes,
 )
 from protocols.settings import DAEMON, EVERYBODY, SettingChanged, SettingsInForce, SettingsOf, WatchSettings
 from protocols.users import Choices, ChoicesChanged, ChoicesOf, Used, WatchChoices
@@ -283,4 +284,12 @@ def preferences(user: str, settings: SettingsInForce, choices: Choices) -> Prefe
         own.provider_selection_mode,
         orchestrator,
         settings.own,
+        TournamentWishes(
+            own.tournament_enabled,
+            own.tournament_num_models,
+            own.tournament_mode,
+            own.tournament_min_live,
+            own.tournament_threshold,
+            tuple(own.tournament_critical_tasks),
+        ),
     )

@@ -13,6 +13,7 @@ from msgspec import UNSET, Struct
 
 from actors.base import Actor, Ref, Wait, handles
 from actors.clock import Clock
+from actors.rules.consensus import threshold
 from actors.rules.matrix import TaskConfig, task
 from actors.store.audit import audit_row
 from actors.store.queries import load
@@ -37,7 +38,6 @@ from protocols.settings import (
     SettingsOf,
     UserSettings,
     WatchSettings,
-    comes_later,
     setting_of,
 )
 
@@ -45,6 +45,7 @@ S = TypeVar("S", bound=Struct)
 
 SQL = load("settings", first=100)
 NO_TASKS: Mapping[str, TaskConfig] = {}
+THRESHOLD, CRITICAL_TASKS = "tournament.threshold", "tournament.critical_tasks"
 OF_TASKS = "orchestrator.task_models."
 BUDGET_KEYS = frozenset({"month_usd", "day_usd", "enforce_budget_limits", "budget_override_allowed"})
 
@@ -127,7 +128,7 @@ class SettingsActor(Actor):
         """Checks, then stores the value and an audit row in one transaction; it holds from then on."""
         key = request.key
         check_key(key, self._tasks)
-        value = request.value if request.value is UNSET else _checked(key, request.value)
+        value = request.value if request.value is UNSET else _checked(key, request.value, self._tasks)
         return Wait(self._store_change(request, value))
 
     async def _store_change(self, request: ChangeSetting, value: Any) -> SettingRow:
@@ -206,8 +207,6 @@ class SettingsActor(Actor):
 def check_key(key: str, tasks: Mapping[str, TaskConfig]) -> None:
     """Raises BadRequest for a setting, or the task that it is of, that does not exist, naming the nearest."""
     if setting_of(key) is None:
-        if comes_later(key):
-            raise BadRequest(f"`{key}` has no effect in this version yet, so it can't be set")
         near = difflib.get_close_matches(key, SETTINGS, n=1, cutoff=0.4)
         hint = f"did you mean `{near[0]}`? " if near else ""
         raise BadRequest(f"there is no setting `{key[:100]}`; {hint}`daemonctl settings show` lists them")
@@ -216,11 +215,10 @@ def check_key(key: str, tasks: Mapping[str, TaskConfig]) -> None:
 
 
 def check_config(values: Mapping[str, Any], tasks: Mapping[str, TaskConfig]) -> None:
-    """Raises BadRequest for a key or value of the config's [settings] that is wrong; what comes later may stand there."""
+    """Raises BadRequest for a key or value of the config's [settings] that is wrong."""
     for key, value in values.items():
-        if not comes_later(key):
-            check_key(key, tasks)
-            _checked(key, value)
+        check_key(key, tasks)
+        _checked(key, value, tasks)
 
 
 def _known(key: str) -> Setting:
@@ -229,21 +227,35 @@ def _known(key: str) -> Setting:
     return setting
 
 
-def _checked(key: str, value: Any) -> Any:
+def _checked(key: str, value: Any, tasks: Mapping[str, TaskConfig]) -> Any:
     setting = _known(key)
     try:
-        return msgspec.convert(value, setting.type)
+        checked = msgspec.convert(value, setting.type)
     except msgspec.ValidationError as error:
         allowed = f"; one of {', '.join(words)}" if (words := _words(setting.type)) else ""
         raise BadRequest(
             f"`{key}` can't be {repr(value)[:100]}: {error}{allowed}; it is {setting.description}"
         ) from None
+    if key == THRESHOLD:
+        _check_share(checked)
+    if key == CRITICAL_TASKS:
+        for name in checked:
+            task(name, tasks)
+    return checked
+
+
+def _check_share(value: str) -> None:
+    try:
+        threshold(value)
+    except ValueError as error:
+        raise BadRequest(f"`{THRESHOLD}` can't be `{value}`: {error}") from None
 
 
 def _words(kind: Any) -> list[str]:
     """The words that a setting's type allows, if it names any."""
-    inner = next(iter(get_args(kind)), None)
-    return list(get_args(inner)) if get_origin(inner) is Literal else []
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [word for part in get_args(kind) for word in _words(part)]
 
 
 def _built(cls: type[S], values: Mapping[str, Any]) -> S:

@@ -102,12 +102,13 @@ class Users(Actor):
         ]
 
     @handles(ListUsers)
-    def list_all(self, _: ListUsers) -> Wait[list[UserRow]]:
-        """All who chose anything."""
-        return Wait(self._rows())
+    def list_all(self, request: ListUsers) -> Wait[list[UserRow]]:
+        """Those who chose anything, a page of them."""
+        return Wait(self._rows(request))
 
-    async def _rows(self) -> list[UserRow]:
-        return [UserRow(name, rfc3339(at), *more) for name, at, *more in await self._store.read(SQL["users"])]
+    async def _rows(self, request: ListUsers) -> list[UserRow]:
+        found = await self._store.read(SQL["users"], (request.first, request.after))
+        return [UserRow(name, rfc3339(at), *more) for name, at, *more in found]
 
     @handles(ChooseModel)
     def choose(self, request: ChooseModel) -> Wait[UserModel]:
@@ -127,7 +128,9 @@ class Users(Actor):
             rows.append((SQL["put_model"], (request.user, *columns, *said, now, now)))
             action = "user_models.set_default" if request.as_default else "user_models.add"
             subject = f"{request.user}: {request.provider}"
-            await self._store_change(request.user, rows, request.actor, action, subject, _told(before), _told(made))
+            left = before if before is not None and before.model != made.model else None
+            told, after = _told(before), _told(made)
+            await self._store_change(request.user, rows, request.actor, action, subject, told, after, left=left)
             stored = await self._model(request.user, request.provider)
         assert stored is not None
         return stored
@@ -166,10 +169,13 @@ class Users(Actor):
                 raise NotFound(
                     f"{request.user} has no model at `{request.provider}`; `daemonctl prefer --list` lists what there is"
                 )
-            row = (SQL["remove_model"], (request.user, request.provider))
+            rows: list[Row] = [
+                (SQL["remove_model"], (request.user, request.provider)),
+                (SQL["remove_user"], (request.user,)),
+            ]
             subject = f"{request.user}: {request.provider}"
             await self._store_change(
-                request.user, [row], request.actor, "user_models.remove", subject, _told(before), None
+                request.user, rows, request.actor, "user_models.remove", subject, _told(before), None, left=before
             )
 
     @handles(ChooseForConversation)
@@ -182,7 +188,10 @@ class Users(Actor):
         async with self._changing:
             found = await self._store.read(SQL["conversation"], (user, conversation))
             before = _text(found[0][0]) if found else None
-            rows: list[Row] = [(SQL["remove_conversation"], (user, conversation))]
+            rows: list[Row] = [
+                (SQL["remove_conversation"], (user, conversation)),
+                (SQL["remove_user"], (user,)),
+            ]
             if model is not None:
                 now = self._clock.now_us()
                 rows = [
@@ -195,13 +204,27 @@ class Users(Actor):
             await self._store_change(user, rows, request.actor, "conversations.set_default", subject, before, after)
 
     async def _store_change(
-        self, user: str, rows: list[Row], who: Who, action: str, subject: str, before: str | None, after: str | None
+        self,
+        user: str,
+        rows: list[Row],
+        who: Who,
+        action: str,
+        subject: str,
+        before: str | None,
+        after: str | None,
+        *,
+        left: UserModel | None = None,
     ) -> None:
-        """Called with `_changing` held, which a cancelled asker gives back only after the commit: changes never share one."""
-        audit = audit_row(who, self._clock.now_us(), action, subject, before=before, after=after)
-        await self._store.submit(*rows, audit, then=partial(self._changed, user))
+        """Called with `_changing` held, which a cancelled asker gives back only after the commit: changes never share one.
 
-    def _changed(self, user: str) -> None:
+        `left` is a model that is the user's no more.
+        """
+        audit = audit_row(who, self._clock.now_us(), action, subject, before=before, after=after)
+        await self._store.submit(*rows, audit, then=partial(self._changed, user, left))
+
+    def _changed(self, user: str, left: UserModel | None) -> None:
+        if left is not None:  # if it is ever chosen again, it counts from then on
+            self._used.pop((user, f"{left.provider}:{left.model}"), None)
         for watcher in self._watchers:
             watcher.tell(ChoicesChanged(user))
 

@@ -42,6 +42,7 @@ TARGETS = (
     Target("resolution, 200 models, the dearest", "µs", 30),
     Target("memory idle", "MB", 65),
     Target("memory, 1 000 slow streams", "MB", 130),
+    Target("memory, 10 000 sessions", "MB", 60),
     Target("start to the first answer, new state", "s", 0.5),
     Target("start to the first answer, again", "s", 0.5),
     Target("daemonctl --help", "ms", 150),

@@ -271,6 +271,25 @@ def _slow_streams(bench: Bench, connections: int, in_flight: int) -> tuple[Memor
         return idle, bench.loader.run(shape, daemon, watch_memory=True)
 
 
+# ---- sessions
+
+
+def sessions(bench: Bench) -> Outcome:
+    """Users who are live, and users who came and have gone; the provider, and the frames, left out."""
+    live, come_and_go = (2_000, 8_000) if bench.quick else (10_000, 90_000)
+    bench.say(f"sessions: {live} live, {come_and_go} more that come and go")
+    found = _figures_of("sessions.py", live, come_and_go)
+    columns = ["sessions", "RSS MB", "in use MB", "CPU µs"]
+    rows: list[list[str | float | None]] = [
+        [f"{live} live, a call each", found["live_mb"], None, found["call_us"]],
+        [f"{come_and_go} more have come", found["came_mb"], None, None],
+        ["all have gone", found["left_mb"], found["left_in_use_mb"], found["end_us"]],
+    ]
+    remark = "Growth since 500 users came and went. In use: Python's blocks, which a process keeps room for once it had them."
+    table = Table("Sessions, growth of memory", columns, rows, remark)
+    return Outcome(table, {"memory, 10 000 sessions": None if bench.quick else found["live_mb"]})
+
+
 # ---- money
 
 
@@ -293,12 +312,12 @@ def money(bench: Bench) -> Outcome:
 
 
 def _money(at_once: int, each: int, durability: str) -> dict[str, float]:
-    return _figures_of("money.py", str(at_once), str(each), durability)
+    return _figures_of("money.py", DAEMON_CORE, at_once, each, durability)
 
 
-def _figures_of(script: str, *arguments: str) -> dict[str, float]:
-    """What a script of this folder prints, run on the daemon's core."""
-    command = [sys.executable, str(HERE / script), str(DAEMON_CORE), *arguments]
+def _figures_of(script: str, *arguments: object) -> dict[str, float]:
+    """What a script of this folder measured, in a process of its own."""
+    command = [sys.executable, str(HERE / script), *map(str, arguments)]
     found: dict[str, float] = json.loads(
         subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=HERE.parent, env=_with_path()).stdout
     )
@@ -316,7 +335,7 @@ def _with_path() -> dict[str, str]:
 def plans(bench: Bench) -> Outcome:
     """Deciding which model answers, with 200 models in the catalogue."""
     bench.say("plans")
-    runs = [_figures_of("plans.py") for _ in range(bench.reps)]
+    runs = [_figures_of("plans.py", DAEMON_CORE) for _ in range(bench.reps)]
     took = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     *each, (first, first_us) = took.items()
     rows: list[list[str | float | None]] = [[name, us] for name, us in (*each, (first, first_us))]
@@ -415,6 +434,7 @@ PARTS: dict[str, Callable[[Bench], list[Outcome]]] = {
     "money": lambda bench: [money(bench)],
     "plans": lambda bench: [plans(bench)],
     "memory": lambda bench: [memory_used(bench)],
+    "sessions": lambda bench: [sessions(bench)],
     "start": lambda bench: [start(bench)],
     "ctl": lambda bench: [control(bench)],
 }

@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 from msgspec import Struct
 
+from actors.asking import Asking
 from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import Clock, Ids
@@ -28,6 +29,7 @@ from actors.idempotency import Idempotency, Keys
 from actors.ledger import Ledger, last_id, outcome_of_lost
 from actors.notify import Command, Notifier, Way, Webhook
 from actors.performance import Performance
+from actors.planner import Planner
 from actors.pool import ProviderPool
 from actors.provider import Source
 from actors.providers.http import HttpClient, HttpxTransport
@@ -135,21 +137,33 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
             tournaments_running: set[str] = set()
             record = await actors.start(lambda: Record(store, clock, tournaments_running))
             sessions = await actors.start(lambda: Sessions(actors, settings, users, clock))
-            completions = Completions(
-                sessions=sessions,
-                budget=budget,
+            planner = Planner(
                 pool=pool,
-                providers=await pool.call(ReadProviders()),
-                sources={source.name: source for source in sources},
                 catalogue=catalogue,
                 aliases=config.aliases,
                 tasks=config.tasks,
                 experiments=config.experiments,
+                prices_known=prices_known,
+                tokenizer=tokenizer,
+                clock=clock,
+            )
+            asking = Asking(
+                budget=budget,
+                providers=await pool.call(ReadProviders()),
+                sources={source.name: source for source in sources},
                 exchange=Exchange(
                     lambda source: transports["probes" if source.config.proxy else "calls"], dispatched, clock
                 ),
-                prices_known=prices_known,
                 tokenizer=tokenizer,
+                clock=clock,
+                ids=ids,
+            )
+            completions = Completions(
+                sessions=sessions,
+                budget=budget,
+                planner=planner,
+                asking=asking,
+                catalogue=catalogue,
                 clock=clock,
                 ids=ids,
             )
@@ -165,6 +179,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 users,
                 record,
                 sessions,
+                planner,
                 completions,
                 keys,
                 performance,

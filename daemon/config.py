@@ -30,7 +30,7 @@ from protocols.model import PROVIDER_NAME, RESERVED_PROVIDER, split_model_id
 from protocols.money import nano_from_usd
 from protocols.provider import ProviderConfig
 from protocols.rpc import MAX_FRAME_BYTES
-from protocols.settings import Usd, comes_later
+from protocols.settings import Usd
 
 
 class ConfigRefused(Exception):
@@ -121,11 +121,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def without_effect(self) -> list[str]:
         """A sentence for each part of the file that this version knows but does not go by."""
-        found = [
-            f"the setting `{key}` of the config has no effect in this version"
-            for key in self.settings
-            if comes_later(key)
-        ]
+        found = []
         if self.daemon.exact_tokens and not tokenizer.installed():
             found.append(f"`exact_tokens` of the config has no effect: {tokenizer.REMEDY}")
         return found + [

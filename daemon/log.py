@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import select
+import stat
 import sys
 import threading
 import time
@@ -20,7 +23,8 @@ from daemon import systemd
 class Lines:
     """Writes lines, those of one turn of the loop together.
 
-    State: the bytes of this turn, the loop whose turns count and its thread, and how many lines were lost because stderr could not be written.
+    State: the bytes of this turn, the loop whose turns count and its thread, how many lines were lost because stderr could not be
+    written, and whether the last that was written is cut off.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -28,6 +32,8 @@ class Lines:
         self._waiting = bytearray()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.get_ident()
+        self._may_stall = _may_stall(stream)
+        self._cut = False
         self.lost = 0
 
     def collect(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -46,13 +52,35 @@ class Lines:
     debug = info = warning = error = critical = exception = log = fatal = failure = err = warn = msg
 
     def flush(self) -> None:
-        """Writes what waits; a full disk or a closed pipe loses lines, not calls."""
+        """Writes what waits; a full disk, a closed pipe or one that nobody reads loses lines, not calls."""
         data, self._waiting = self._waiting, bytearray()
+        lines = data.count(b"\n")
+        if self._cut:
+            data[:0] = b"\n"
+        left = self._write(data)
+        self._cut = bool(left) and (self._cut or len(left) < len(data))
+        self.lost += min(left.count(b"\n"), lines)
+
+    def _write(self, data: bytearray) -> bytearray:
+        """Writes what can be written at once; what is left."""
+        step = select.PIPE_BUF if self._may_stall else len(data)
         try:
-            self._stream.buffer.write(data)
-            self._stream.flush()
+            while data and (not self._may_stall or select.select([], [self._stream], [], 0)[1]):
+                self._stream.buffer.write(data[:step])
+                self._stream.flush()
+                data = data[step:]
         except (OSError, ValueError):
-            self.lost += data.count(b"\n")
+            pass
+        return data
+
+
+def _may_stall(stream: TextIO) -> bool:
+    """Whether writing can wait for a reader. A pipe or socket with room at all takes PIPE_BUF bytes at once."""
+    try:
+        mode = os.fstat(stream.fileno()).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 class _Stamp:

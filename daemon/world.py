@@ -15,6 +15,7 @@ from actors.events import Events
 from actors.idempotency import Idempotency
 from actors.ledger import Ledger
 from actors.performance import Performance
+from actors.planner import Planner
 from actors.pool import ProviderPool
 from actors.record import Record
 from actors.rules.catalogue import Catalogue
@@ -44,6 +45,7 @@ class World(Struct):
     users: Ref[Users]
     record: Ref[Record]
     sessions: Ref[Sessions]
+    planner: Planner
     completions: Completions
     keys: Ref[Idempotency]
     performance: Ref[Performance]

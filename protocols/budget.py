@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from msgspec import Struct, field
@@ -75,6 +77,10 @@ class Confirmed(Struct, frozen=True):
     actor: Actor
 
 
+TOURNAMENT = "tournament"
+"""What a token is bound to in place of a model when it is for a group."""
+
+
 class Reserve(Request[tuple[Mark, ...]], frozen=True):
     """Hold `amount` for an attempt in every scope it counts in, or in none; answered once the hold is durable, with its marks.
 
@@ -95,11 +101,16 @@ class OverBudget(BudgetExceeded):
     """What an attempt does not fit below even with nothing held: a hard limit, or a user's budget, where the user has a say.
 
     `room` is what would fit with nothing held; `may_override` whether the budget's owner lets calls pass it once confirmed.
+
+    Of a group, `rooms` says it for each scope that bounds what costs something in it: members fit together, with nothing held, when
+    in each of these scopes those that count there come to no more. `room` is the least of them: any part of the group that comes to
+    no more than that fits everywhere. The detail's `bound_nano_usd` is what the whole group may cost in the scope that refuses.
     """
 
     room: NanoUSD = NanoUSD(0)
     hard: bool = True
     may_override: bool = False
+    rooms: Mapping[str, NanoUSD] = MappingProxyType({})
 
 
 class Fits(Request[None], frozen=True):
@@ -111,6 +122,26 @@ class Fits(Request[None], frozen=True):
     model: str
     amount: NanoUSD | None
     admission: Admission = "strict"
+    confirmed: Confirmed | None = None
+
+
+class ReserveGroup(Request[tuple[tuple[Mark, ...], ...]], frozen=True):
+    """Take the holds of a tournament, one user's, all or none; answered once all are durable, with the marks of each in order.
+
+    Each is decided on top of those before it, in the periods of now. `confirmed` is for all of them: its token is bound to
+    `TOURNAMENT` and to what they come to together, and is used up once; the `confirmed` of a single one says nothing. Nobody
+    waits for the turn of a group: `queue` is answered like `strict`. Each is settled by itself. Raises what Reserve does: BudgetHeld
+    only if all of them would fit once other holds have settled.
+    """
+
+    reserves: tuple[Reserve, ...]
+    confirmed: Confirmed | None = None
+
+
+class FitsGroup(Request[None], frozen=True):
+    """Would a group of these be taken right now? Raises what `ReserveGroup` would; holds nothing."""
+
+    fits: tuple[Fits, ...]
     confirmed: Confirmed | None = None
 
 
@@ -187,6 +218,12 @@ class PostHold(Request[None], frozen=True):
 
     hold: OpenHold
     used: OverrideUse | None = None
+
+
+class PostHolds(Request[None], frozen=True):
+    """Ledger: write the holds of a group in one transaction: all or none; answered when durable. Raises LedgerReadonly."""
+
+    posts: tuple[PostHold, ...]
 
 
 class PostSettlement(Request[None], frozen=True):

@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from protocols.errors import BadRequest
 from protocols.model import Tier
 from protocols.routing import Decision
-from protocols.rpc import Name, Params, Right
+from protocols.rpc import Conversation, Name, Params, Right
 from protocols.settings import Admission
 
 FREE_FORM_LIMIT = 131_072
@@ -144,7 +144,7 @@ class Chat(Params):
     model: Name | None = None
     provider: Name | None = None
     user: Name | None = None
-    conversation: Name | None = None
+    conversation: Conversation | None = None
     task_type: Name | None = None
     max_tokens: int | None = None
     temperature: float | None = None

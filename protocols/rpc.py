@@ -19,6 +19,10 @@ Name = Annotated[str, Meta(max_length=256)]
 """A name that a client gives: it becomes a key of caches, a column, a line of the log."""
 
 
+Conversation = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"\A[^\x00]*\Z")]
+"""An app's own name for a conversation: any text but none at all, and without NUL, which no table can show."""
+
+
 class Hello(Struct, tag_field="t", tag="hello", forbid_unknown_fields=True):
     """The first message of a client. `app` is a label for reports."""
 

@@ -9,7 +9,7 @@ from msgspec import Struct, field
 from protocols.model import Tier
 from protocols.request import Request
 from protocols.rpc import Name, Params, Right
-from protocols.settings import Admission, SelectionMode
+from protocols.settings import Admission, Mode, SelectionMode
 from protocols.users import Choices
 
 NOTHING_CHOSEN = Choices()
@@ -28,6 +28,20 @@ class Orchestration(Struct, frozen=True):
 NOT_ORCHESTRATED = Orchestration()
 
 
+class TournamentWishes(Struct, frozen=True):
+    """How a user's tournaments are held where a call does not say."""
+
+    enabled: bool = False
+    num_models: int = 3
+    mode: Mode | None = None
+    min_live: int = 2
+    threshold: str = "2/3"
+    critical_tasks: tuple[str, ...] = ()
+
+
+NO_WISHES = TournamentWishes()
+
+
 class Preferences(Struct, frozen=True):
     """What a call of this user goes by, as of now; `own` are the settings that the user set."""
 
@@ -41,6 +55,7 @@ class Preferences(Struct, frozen=True):
     provider_selection_mode: SelectionMode = "balanced"
     orchestrator: Orchestration = NOT_ORCHESTRATED
     own: frozenset[str] = frozenset()
+    tournament: TournamentWishes = NO_WISHES
 
 
 class SessionRow(Struct):

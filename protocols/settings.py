@@ -31,6 +31,13 @@ SelectionMode = Literal["user_choice", "cost_optimized", "quality_first", "balan
 money, with a free local model within a point of the best before all."""
 
 
+Mode = Literal["vote", "pick", "fuse", "race", "cascade"]
+"""How a tournament is held."""
+
+SHARE = r"^(1|0?\.\d{1,18}|[0-9]{1,9}/[0-9]{1,9})$"
+"""A fraction or a decimal, in the form alone; whether it is above a half is the setting's own check."""
+
+
 class UserSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings that each user may set for themselves; the daemon-wide value is the default."""
 
@@ -91,6 +98,33 @@ class UserSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         Meta(description="the model of calls that name this task, while the orchestrator is off"),
     ] = field(default_factory=dict, name="orchestrator.task_models")
 
+    tournament_enabled: Annotated[
+        bool, Meta(description="whether a chat with a critical task becomes a tournament; the method always works")
+    ] = field(default=False, name="tournament.enabled")
+    tournament_num_models: Annotated[int, Meta(ge=2, le=16, description="how many models a tournament asks")] = field(
+        default=3, name="tournament.num_models"
+    )
+    tournament_mode: Annotated[
+        Mode | None,
+        Meta(
+            description="how a tournament is held: vote, cascade (two cheap ones, a stronger one if they differ), pick "
+            "(a judge chooses), fuse (one answer is written of the best), race (the first); null: by task and answer"
+        ),
+    ] = field(default=None, name="tournament.mode")
+    tournament_min_live: Annotated[
+        int, Meta(ge=2, le=16, description="the fewest answers by which a tournament can tell anything")
+    ] = field(default=2, name="tournament.min_live")
+    tournament_threshold: Annotated[
+        str,
+        Meta(
+            pattern=SHARE,
+            description="the share of those asked that makes a consensus, above 1/2: a fraction such as 2/3, or a decimal",
+        ),
+    ] = field(default="2/3", name="tournament.threshold")
+    tournament_critical_tasks: Annotated[
+        list[Name], Meta(max_length=100, description="tasks whose answers must not be wrong unnoticed")
+    ] = field(default_factory=list, name="tournament.critical_tasks")
+
 
 class DaemonSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of the daemon alone."""
@@ -110,15 +144,6 @@ class DaemonSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             description="days after which attempts are kept as daily sums alone, not a row each, and tournaments go",
         ),
     ] = field(default=400, name="usage.retention_days")
-
-
-LATER = ("tournament.",)
-"""Settings (or the beginnings of their names) that a config may already hold but that nothing in this version goes by."""
-
-
-def comes_later(key: str) -> bool:
-    """Whether a setting is known by name but has no effect yet."""
-    return any(key == name or (name.endswith(".") and key.startswith(name)) for name in LATER)
 
 
 Origin = Literal["default", "config", "daemon", "user"]
@@ -281,7 +306,8 @@ def _setting(info: msgspec.structs.FieldInfo, scope: Literal["user", "daemon"]) 
     description = next((meta.description for meta in metas if isinstance(meta, Meta) and meta.description), "")
     if get_origin(kind) is dict:
         return Setting(f"{info.encode_name}.", get_args(kind)[1], None, description, scope)
-    return Setting(info.encode_name, info.type, info.default, description, scope)
+    default = info.default if info.default is not msgspec.NODEFAULT else info.default_factory()
+    return Setting(info.encode_name, info.type, default, description, scope)
 
 
 ALL = [*_settings_of(UserSettings, "user"), *_settings_of(DaemonSettings, "daemon")]

@@ -12,16 +12,20 @@ from protocols.model import Tier
 from protocols.money import NanoUSD
 from protocols.request import Request
 from protocols.rpc import Name, Params, Right
+from protocols.settings import Mode
 
 AnswerType = Literal["bool", "choice", "number", "date", "set", "json", "code", "short_text"]
-Mode = Literal["vote", "pick", "fuse", "race", "cascade"]
 
 Status = Literal["unanimous", "consensus", "majority", "dispute", "inconclusive", "unscored", "failed"]
-"""`unanimous`: every member asked for gave the same answer. `consensus`: share >= threshold, live >= `min_live`, >= 2 families.
-`majority`: more than half of those launched. `dispute`: answers, and none leads so. `inconclusive`: too few answers to tell.
-`unscored`: answers whose agreement nobody could tell. `failed`: no answer at all."""
+"""`unanimous`: every member asked for gave the same answer, nobody was left out. `consensus`: share >= threshold, live >= `min_live`,
+and those who agree are of >= 2 families. `majority`: more than half of those launched. `dispute`: several answers, and none leads so, or a veto.
+`inconclusive`: too few answers to tell. `unscored`: answers whose agreement nobody could tell. `failed`: no answer at all."""
 
 Flag = Literal["degraded", "early_stopped", "shrunk", "same_family", "vetoed", "deadline"]
+
+"""`degraded`: a member asked for gave no answer that counts. `early_stopped`: more ballots would have changed no winner, so they were not
+paid for. `shrunk`: fewer asked than wanted, for the budget. `same_family`: those who agree are of one family, as far as is known.
+`vetoed`: a ballot gives the answer that one is enough to block with. `deadline`: time was up."""
 
 Latency = Literal["frugal", "fast"]
 TightBudget = Literal["shrink", "local_only", "ask", "reject"]
@@ -156,6 +160,19 @@ class Tournament(Params):
             raise ValueError("`n` is the number of `members` where these are named; leave one of them out")
 
 
+class Bounded(Struct, tag_field="type", tag="bound", kw_only=True):
+    """Progress: what is held, in nano-dollars, before anybody is asked; whoever stands in for a member that fails is held for then."""
+
+    tournament_id: str
+    mode: Mode
+    members: list[str]
+    bench: list[str]
+    judges: list[str]
+    aggregator: str | None
+    bound_nano_usd: NanoUSD
+    shrunk: bool = False
+
+
 class Launched(Struct, tag_field="type", tag="launched"):
     """Progress: these members were asked."""
 
@@ -188,7 +205,7 @@ class Judging(Struct, tag_field="type", tag="judging"):
     what: str
 
 
-Progress = Launched | Cast | Decided | Cancelled | Judging
+Progress = Bounded | Launched | Cast | Decided | Cancelled | Judging
 """What a streaming client of `tournament` is sent."""
 
 

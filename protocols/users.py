@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, Struct
@@ -11,7 +12,7 @@ from protocols.chat import MAX_TOKENS, ExplainedFault, Warned
 from protocols.model import Tier
 from protocols.request import Request
 from protocols.routing import Reason, Rejected, Step
-from protocols.rpc import Name, Params, Right
+from protocols.rpc import Conversation, Name, Params, Right
 
 MAX_CONVERSATIONS = 1000
 """Defaults of conversations that a user has at most; the one set longest ago goes first."""
@@ -44,12 +45,15 @@ class Layers(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 NO_LAYERS = Layers()
 
+LARGEST = sys.float_info.max
+"""Keeps out infinity and what is no number: JSON has neither, so they would be kept as null."""
+
 Text = Annotated[str, Meta(max_length=1024)]
 
 Noted = (
     Text
     | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-    | float
+    | Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
     | bool
     | None
     | Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=16)]
@@ -148,7 +152,7 @@ class Resolve(Params):
 
     provider: Name | None = None
     model: Name | None = None
-    conversation: Name | None = None
+    conversation: Conversation | None = None
     task_type: Name | None = None
     quality_tier: Tier | None = None
     user: Name | None = None
@@ -160,16 +164,19 @@ class SetConversationDefault(Params):
     method: ClassVar[str] = "conversations.set_default"
     right: ClassVar[Right] = "use"
 
-    conversation: Name
+    conversation: Conversation
     model: Model | None
     user: Name | None = None
 
 
 class Users(Params):
-    """Lists the users who chose anything."""
+    """Lists the users who chose anything, by name: so many, of those whose names come after `after`."""
 
     method: ClassVar[str] = "users"
     right: ClassVar[Right] = "operate"
+
+    first: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    after: Name | None = None
 
 
 class ChosenModel(Struct):
@@ -279,7 +286,10 @@ class Used(Request[None], frozen=True):
 
 
 class ListUsers(Request[list[UserRow]], frozen=True):
-    """Users actor: all of them."""
+    """Users actor: so many of them by name, of those whose names come after `after`."""
+
+    first: int = 1000
+    after: str = ""
 
 
 class ChoicesChanged(Request[None], frozen=True):

@@ -7,7 +7,7 @@ its hold (whose row says `overrun`), or through a correction by hand. So it neve
 
 import sqlite3
 import threading
-from collections import Counter, defaultdict
+from collections import defaultdict
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
@@ -92,7 +92,7 @@ class Time(Struct, frozen=True):
 
 
 class Asked(Struct):
-    """A reservation that was asked for, when `since` was the time."""
+    """A reservation that was asked for, when `since` was the time; `group` names the group that it is of, if it is of one."""
 
     who: tuple[str, str, str]
     amount: int
@@ -101,6 +101,7 @@ class Asked(Struct):
     at_us: int
     lease_s: float
     token: str | None = None
+    group: str | None = None
 
 
 class Told(Struct):
@@ -151,7 +152,7 @@ class Auditor:
         self.told = told
         self.commits = 0
         self.wrong: list[str] = []
-        self.used: Counter[str] = Counter()
+        self.used: dict[str, str] = {}
         writer.executescript(NOTE_ENTRIES)
         self.spent: defaultdict[Name, int] = defaultdict(int)
         self.held: defaultdict[Name, int] = defaultdict(int)
@@ -193,6 +194,7 @@ class Auditor:
                 due += self.due(set_id) if spent else []
             elif usage_id not in self.told.resolved:
                 self.wrong.append(f"{usage_id} has entry {entry} that nobody asked for")
+        self.groups({usage_id for usage_id, entry, *_ in rows if entry == 0})
         raised = self.new_alerts()
         self.wrong += [
             f"{name}: {spent} of {limit}, not all raised"
@@ -222,6 +224,13 @@ class Auditor:
 
     # --- holds
 
+    def groups(self, taken: set[str]) -> None:
+        """Of a group all are taken in one commit."""
+        groups = {self.told.asked[usage_id].group for usage_id in taken if usage_id in self.told.asked} - {None}
+        for usage_id, asked in self.told.asked.items() if groups else ():
+            if asked.group in groups and usage_id not in taken:
+                self.wrong.append(f"{usage_id}: others of its group were taken without it")
+
     def taken(self, usage_id: str, amount: int, set_id: int) -> None:
         asked = self.told.asked.get(usage_id)
         if asked is None or usage_id in self.set_of:
@@ -232,8 +241,8 @@ class Auditor:
             self.wrong.append(f"{usage_id}: held {amount} of {asked.amount}")
         names = self.accounts(set_id)
         if asked.token is not None:
-            self.used[asked.token] += 1
-            if self.used[asked.token] > 1:
+            used_by = asked.group or usage_id
+            if self.used.setdefault(asked.token, used_by) != used_by:
                 self.wrong.append(f"{usage_id}: a token that was used")
         marks = self.marks(usage_id)
         if not any(self.may(asked, names, marks, time) for time in self.told.times[asked.since :]):

@@ -54,7 +54,7 @@ PARAMS: dict[str, list[dict[str, Any]]] = {
     "sessions": [{}],
     "sessions.open": [{"user": "ana"}],
     "sessions.close": [{"user": "ana"}],
-    "users": [{}],
+    "users": [{"first": 5, "after": "ana"}],
     "user_models.set_default": [
         {"model": "sim:sim"},
         {

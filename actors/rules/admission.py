@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
 from actors.rules.periods import Span
 from protocols.budget import Account, Balance, Mark, Period
 from protocols.money import NanoUSD
+
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
+"""No allowances, nothing before, no rooms."""
 
 
 class Limit(Struct, frozen=True):
@@ -72,7 +76,7 @@ class Admitted(Struct, frozen=True):
 class Refusal(Struct, frozen=True):
     """Why an attempt does not fit: a hard limit, a user's budget, or holds that will settle (`held`).
 
-    `room` is what fits below all limits with nothing held.
+    `room` is what fits below all limits with nothing held; `rooms`, of a group, what fits in each scope.
     """
 
     kind: Literal["hard", "budget", "held"]
@@ -82,7 +86,11 @@ class Refusal(Struct, frozen=True):
     limit: NanoUSD
     room: NanoUSD = NanoUSD(0)
     may_override: bool = False
+    rooms: Mapping[str, NanoUSD] = NOTHING
 
+
+Labels = tuple[tuple[Period, str], ...]
+"""Periods with the calendar's names for them."""
 
 NO_LIMIT = Limit()
 FITS = Admitted()
@@ -106,9 +114,17 @@ def accounts_of(scopes: Iterable[str], spans: Iterable[Span]) -> tuple[Account, 
     return tuple(account for scope in scopes for account in _accounts_in(scope, labels))
 
 
-@lru_cache(maxsize=1024)
-def _accounts_in(scope: str, labels: tuple[tuple[Period, str], ...]) -> tuple[Account, ...]:
+def _accounts_in(scope: str, labels: Labels) -> tuple[Account, ...]:
+    return _new_accounts(scope, labels) if "/" in scope else _shared_accounts(scope, labels)
+
+
+@lru_cache(maxsize=256)
+def _shared_accounts(scope: str, labels: Labels) -> tuple[Account, ...]:
     """The same objects for all who share a scope: there are as many sets of accounts as users."""
+    return _new_accounts(scope, labels)
+
+
+def _new_accounts(scope: str, labels: Labels) -> tuple[Account, ...]:
     return tuple(Account(scope, period, label) for period, label in labels)
 
 
@@ -169,19 +185,21 @@ def decide(
     confirmed: bool = False,
     allowances: Mapping[str, Sequence[Allowance]] | None = None,
     not_ahead: int | None = 0,
+    before: Mapping[Account, int] = NOTHING,
 ) -> Admitted | Refusal:
     """Whether an attempt may be held, for all its limits at once.
 
     Hard limits come first, then the user's budget with what lets an attempt pass it, then holds that may settle. What is
     `confirmed` passes budgets whose owners allow that (`may_override`) as they are now. Of the amounts
-    that wait for room on an account, `not_ahead` do not wait before this one; None says that nobody does.
+    that wait for room on an account, `not_ahead` do not wait before this one; None says that nobody does. `before` is what the same
+    group takes before this one: as yet in no balance, and nothing to wait for, since the group is taken as a whole.
     """
     if amount == 0:
         return FITS
     cases: dict[_Case, list[Bound]] = {}
     for bound in bounds:
         ahead = 0 if not_ahead is None else bound.balance.waiting - not_ahead
-        case = _case(bound, amount, ahead, soft=soft)
+        case = _case(bound, amount + before.get(bound.account, 0), ahead, soft=soft)
         if case is not None:
             cases.setdefault(case, []).append(bound)
     if "hard" in cases:
@@ -191,7 +209,7 @@ def decide(
     for bound in sorted(over, key=lambda each: each.may_override):
         if confirmed and bound.may_override:
             continue
-        allowance = _allowance(bound, amount, allowances or {})
+        allowance = _allowance(bound, amount, allowances or NOTHING, before)
         if allowance is None:
             return _refusal("budget", bound, bounds)
         used += [allowance] if all(allowance is not each for each in used) else []
@@ -232,10 +250,12 @@ def _refusal(kind: Literal["hard", "budget", "held"], bound: Bound, bounds: Sequ
     )
 
 
-def _allowance(bound: Bound, amount: int, allowances: Mapping[str, Sequence[Allowance]]) -> Allowance | None:
+def _allowance(
+    bound: Bound, amount: int, allowances: Mapping[str, Sequence[Allowance]], before: Mapping[Account, int]
+) -> Allowance | None:
     """The first override of the budget's user with room for the amount."""
     for each in allowances.get(bound.account.scope, ()):
-        if each.balance.spent + each.balance.held + amount <= each.amount:
+        if each.balance.spent + each.balance.held + before.get(each.account, 0) + amount <= each.amount:
             return each
     return None
 

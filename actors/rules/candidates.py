@@ -60,8 +60,8 @@ class World(Struct, frozen=True, dict=True):
         return tuple(view for view in self.views if not view.simulated) or self.views
 
     @cached_property
-    def _models(self) -> list[ModelInfo]:
-        """What there is at these."""
+    def models(self) -> list[ModelInfo]:
+        """What there is at those providers that count."""
         return self.rows(self._real)
 
     @cached_property
@@ -122,11 +122,11 @@ class World(Struct, frozen=True, dict=True):
 
     def _choose(self, task_type: str | None, wishes: Wishes) -> Chosen:
         wanted = ANY_TASK if task_type is None else task(task_type, self.tasks)
-        choice = choose(self._models, wanted, wishes)
-        away = {m.id for m in self._models if self.by_name[m.provider].state not in AVAILABLE and not self._retired(m)}
+        choice = choose(self.models, wanted, wishes)
+        away = {m.id for m in self.models if self.by_name[m.provider].state not in AVAILABLE and not self._retired(m)}
         passed: list[Rejected] = []
         if away:
-            as_if = [replace(model, available=True) if model.id in away else model for model in self._models]
+            as_if = [replace(model, available=True) if model.id in away else model for model in self.models]
             for model in choose(as_if, wanted, wishes).models[:MOST_PASSED_OVER]:
                 if model.id not in away:
                     break
@@ -144,7 +144,7 @@ class World(Struct, frozen=True, dict=True):
             firsts = [first for view in self._real if (first := self._firsts[view.name]) is not None]
         else:
             best: dict[str, Target] = {}
-            for model in rank([m for m in self._models if not self._retired(m)], mode):
+            for model in rank([m for m in self.models if not self._retired(m)], mode):
                 best.setdefault(model.provider, self._target(model))
             firsts = list(best.values())
         return sorted(firsts, key=lambda target: self.by_name[target.provider].state not in AVAILABLE)

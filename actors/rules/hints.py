@@ -23,7 +23,7 @@ class Hint(Struct, frozen=True):
 def parse_hint(text: str, names: Collection[str]) -> Hint:
     """Takes the longest of the names that the hint ends in, and a language before it or alone.
 
-    Raises UnknownProvider for an end that is neither, BadRequest for a beginning that is no language.
+    Raises UnknownProvider for an end that is neither, BadRequest for a beginning that is no language and for an end that is nothing.
     """
     ends = list(_ends(text))
     named = [(before, end) for before, end in ends if end in names]
@@ -37,6 +37,12 @@ def parse_hint(text: str, names: Collection[str]) -> Hint:
     language = language_tag(text)
     if language is not None:
         return Hint(language, None)
+    if not text:
+        raise BadRequest("the hint is empty; write a language, a provider or an alias, or both, such as en-claude")
+    if text.endswith("-"):
+        raise BadRequest(
+            f"hint `{text}` ends before a name: write a provider or an alias after the last `-`, or leave it out"
+        )
     unknown = next((end for before, end in reversed(ends) if language_tag(before)), text)
     near = difflib.get_close_matches(unknown, names, n=1)
     meant = f"did you mean `{near[0]}`? " if near else ""

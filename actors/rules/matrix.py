@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
 from protocols.errors import BadRequest
-from protocols.model import Speed, Strength
+from protocols.model import RESERVED_PROVIDER, Speed, Strength, split_model_id
 
 LONGEST_NAME = 256
 """Characters; nothing longer is a model's name, or worth the memory of an answer kept."""
@@ -124,6 +124,14 @@ def normal(model: str) -> str:
         name, variant = name[: tag.start()], f":{tag[1]}" if tag[1] else ""
     name = _SAME.sub("", _DATED.sub("", name))
     return f"{name}{variant}".replace(".", "-")
+
+
+def identity(model_id: str) -> str:
+    """The model behind an id, whoever offers it: `openai:gpt-4o-2024-08-06` and `client:desk:gpt-4o` are one."""
+    provider, model = split_model_id(model_id) or ("", model_id)
+    if provider == RESERVED_PROVIDER:
+        _, model = split_model_id(model) or ("", model)
+    return normal(model)
 
 
 @lru_cache(maxsize=4096)

@@ -36,7 +36,8 @@ def told(refused: Refusal, amount: int, resets_at: str, retry_after_s: float) ->
             f"{what}; it would fit once calls under way have settled", detail=detail, retry_after_s=retry_after_s
         )
     over = OverBudget(f"{what}; it resets at {resets_at}, or ask for a shorter answer (max_tokens)", detail=detail)
-    over.room, over.hard, over.may_override = refused.room, refused.kind == "hard", refused.may_override
+    over.room, over.rooms = refused.room, refused.rooms
+    over.hard, over.may_override = refused.kind == "hard", refused.may_override
     return over
 
 

@@ -14,19 +14,19 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from actors.rules.canonical import Canonical, canonical
-from actors.rules.consensus import Count, Finding, Vote, agreement, found, needs_review, unscored
+from actors.rules.consensus import Finding, Vote, agreement, found, needs_review, unscored
 from actors.rules.contract import extract
-from actors.rules.verdict import asked_by, first, outcome, rule_of
-from actors.rules.waves import Asked, Launch, Standing, Stop, Wait, step
+from actors.rules.verdict import asked_by, counted, first, outcome, rule_of
+from actors.rules.waves import Asked, Launch, Played, Standing, Stop, Wait, step
 from protocols.errors import BadRequest
 from protocols.money import NanoUSD
+from protocols.settings import Mode
 from protocols.tournament import (
     CUT,
     AnswerSpec,
     Ballot,
     Difference,
     Missing,
-    Mode,
     Replay,
     Replayed,
     Seat,
@@ -48,14 +48,6 @@ class Setting(Struct, frozen=True):
     spec: AnswerSpec | None
     terms: Terms
     mode: Mode
-
-
-class Played(Struct, frozen=True):
-    """Where it stood when it stopped: `early` as waves say it, or `cut` at its deadline."""
-
-    standing: Standing
-    early: bool = False
-    cut: bool = False
 
 
 def replayed(stored: Stored, change: Replay) -> Replayed:
@@ -81,16 +73,9 @@ def play(asked: Asked, votes: Mapping[int, Vote], arrivals: Mapping[int, float],
                 if cut and coming[0][0] >= LAST_MS:
                     return Played(standing, cut=True)
                 now, slot = heappop(coming)
-                standing = _after(standing, slot, votes.get(slot))
+                standing = standing.after(slot, votes.get(slot))
             case Stop(_, early):
                 return Played(standing, early)
-
-
-def _after(standing: Standing, slot: int, vote: Vote | None) -> Standing:
-    running = standing.running - {slot}
-    if vote is None:
-        return replace(standing, running=running, failed=standing.failed | {slot})
-    return replace(standing, running=running, votes=(*standing.votes, vote))
 
 
 # ---- what it goes by
@@ -178,16 +163,7 @@ def _is_whole(ballot: Ballot) -> bool:
 
 
 def _finding(stored: Stored, setting: Setting, played: Played) -> Finding:
-    standing, cut = played.standing, played.cut
-    count = Count(
-        votes=standing.votes,
-        asked=setting.terms.asked,
-        failed=len(standing.failed) + (len(standing.running) if cut else 0),
-        cancelled=0 if cut else len(standing.running),
-        early=played.early,
-        shrunk=setting.terms.shrunk,
-        deadline=cut,
-    )
+    count = counted(setting.terms, played)
     if _method(stored, setting) == "none":
         return unscored(count)
     return found(count, rule_of(setting.terms, setting.spec))

@@ -279,6 +279,17 @@ def resolve_choice(model: str | None, provider: str | None, world: World) -> Tar
     return Target(_provider(provider, world, []).name, "")
 
 
+def retired_why(target: Target, world: World) -> str | None:
+    """Why calls to a model will be refused although it is kept: it is retired. Its successor is named."""
+    entry, view = world.entries.get(str(target), NOTHING), world.view(target.provider)
+    if view is not None and target.model:
+        entry = described(entry, view, target.model)
+    if not entry.retired:
+        return None
+    successor = f"; its successor is `{entry.successor}`" if entry.successor else ""
+    return f"`{target}` is retired{successor}; it is kept, but calls to it are refused"
+
+
 def unlisted_why(target: Target, world: World) -> str | None:
     """Why a model may not be there: neither its provider, which lists others, nor the config has it. The nearest are named."""
     view = world.view(target.provider)

@@ -12,7 +12,7 @@ from actors.rules.tokens import emitted_estimate
 from protocols.chat import TokenCount
 from protocols.money import NanoUSD
 from protocols.provider import BillingOnCancel
-from protocols.usage import CostSource, TokenSource
+from protocols.usage import AttemptEnd, CostSource, TokenSource
 
 Ending = Literal["complete", "refused", "aborted", "broken"]
 """`complete`: the provider marked the end. `refused`: nothing was sent, or the provider answered with an error before any content.
@@ -26,6 +26,19 @@ class Charge(Struct, frozen=True):
     token_source: TokenSource
     cost: NanoUSD | None
     cost_source: CostSource
+
+
+NOT_SENT = AttemptEnd(
+    status="not_sent",
+    tokens=TokenCount(),
+    token_source="estimate",  # noqa: S106  tokens of a model, not of a login
+    cost=NanoUSD(0),
+    cost_source="estimated",
+    price_version=None,
+    latency_us=0,
+    first_token_us=None,
+)
+"""How a hold is closed whose request never left."""
 
 
 def charge(

@@ -10,10 +10,14 @@ from typing import Literal
 from msgspec import Struct
 
 from actors.rules.canonical import Canonical, canonical
-from actors.rules.consensus import EXACT, Finding, Rule, Vote, threshold
-from actors.rules.waves import Asked, Member
+from actors.rules.consensus import EXACT, Count, Finding, Rule, Vote, threshold
+from actors.rules.waves import Asked, Member, Played
 from protocols.errors import BadRequest
-from protocols.tournament import AnswerSpec, Mode, Seat, Status, Terms
+from protocols.settings import Mode
+from protocols.tournament import AnswerSpec, Seat, Status, Terms
+
+LATE = "deadline"
+"""Why a member's ballot is missing that had not answered at the deadline."""
 
 DECIDED: frozenset[Status] = frozenset({"unanimous", "consensus", "majority"})
 """Statuses that give an answer, and say of each ballot whether it agrees with it."""
@@ -46,6 +50,20 @@ def first(votes: Iterable[Vote]) -> Outcome:
 def best(votes: Iterable[Vote]) -> Vote:
     """The vote that is named for all that agree: of the best member, and of equals the first slot's."""
     return min(votes, key=lambda vote: (-vote.quality, vote.slot))
+
+
+def counted(terms: Terms, played: Played) -> Count:
+    """What was played, as consensus reads it."""
+    standing, cut = played.standing, played.cut
+    return Count(
+        votes=standing.votes,
+        asked=terms.asked,
+        failed=len(standing.failed) + (len(standing.running) if cut else 0),
+        cancelled=0 if cut else len(standing.running),
+        early=played.early,
+        shrunk=terms.shrunk,
+        deadline=cut,
+    )
 
 
 def rule_of(terms: Terms, spec: AnswerSpec | None) -> Rule:

@@ -19,7 +19,8 @@ from typing import Literal
 from msgspec import Struct
 
 from actors.rules.consensus import FEWEST_LIVE, HALF, Count, Rule, Vote, agrees, clusters, families, found, rival
-from protocols.tournament import Latency, Mode
+from protocols.settings import Mode
+from protocols.tournament import Latency
 
 Why = Literal["decided", "first", "heard"]
 """The leader cannot be overturned; the race has its first answer; nobody is left to be heard."""
@@ -59,6 +60,21 @@ class Standing(Struct, frozen=True, kw_only=True):
     def launched(self) -> frozenset[int]:
         """Every slot that was ever asked."""
         return self.running | self.failed | {vote.slot for vote in self.votes}
+
+    def after(self, slot: int, vote: Vote | None) -> Standing:
+        """With this slot's ballot in, or, without one, its member failed."""
+        running = self.running - {slot}
+        if vote is None:
+            return Standing(votes=self.votes, running=running, failed=self.failed | {slot})
+        return Standing(votes=(*self.votes, vote), running=running, failed=self.failed)
+
+
+class Played(Struct, frozen=True):
+    """Where it stood when it stopped: `early` as `Stop` says it, or `cut` at its deadline."""
+
+    standing: Standing
+    early: bool = False
+    cut: bool = False
 
 
 class Launch(Struct, frozen=True):

@@ -8,7 +8,7 @@ from daemon.ctl.command import Command
 from daemon.ctl.output import Column, count, moment, result, table
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from argparse import ArgumentParser, Namespace
 
     from daemon.ctl.command import Connect
 
@@ -21,14 +21,21 @@ COLUMNS = (
 )
 
 
+def options(parser: ArgumentParser) -> None:
+    """Which page."""
+    parser.add_argument("--first", metavar="N", type=int, help="so many, up to 10000 (1000)")
+    parser.add_argument("--after", metavar="USER", help="those whose names come after this one")
+
+
 def run(arguments: Namespace, connect: Connect) -> int:
     """Lists the users."""
+    asked = {key: value for key in ("first", "after") if (value := getattr(arguments, key)) is not None}
     with connect() as quorum:
-        return result(arguments, quorum.call("users"), _show)
+        return result(arguments, quorum.call("users", **asked), _show)
 
 
 def _show(answer: Any) -> None:
     table(COLUMNS, answer["users"], "no users: nobody chose a model yet")
 
 
-USERS = Command(run)
+USERS = Command(run, options, ("users", "users --first 100 --after bob"))

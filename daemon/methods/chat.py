@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from actors.completion import ChatCall
+from actors.asking import ChatCall
 from actors.idempotency import chat_once
 from daemon.methods.method import Caller
 from daemon.world import World

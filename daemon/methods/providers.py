@@ -28,12 +28,16 @@ async def providers(world: World, _: Caller, __: Providers) -> ProviderList:
 async def models(world: World, _: Caller, params: Models) -> ModelList:
     """The models that the filters leave."""
     ranked = params.tier is not None
-    views = await (world.completions.views_priced() if ranked else world.pool.call(ReadViews()))
+    views = await (world.planner.views_priced() if ranked else world.pool.call(ReadViews()))
     if params.provider is not None and params.provider not in {v.name for v in views}:
         raise UnknownProvider(
             f"there is no provider `{params.provider}`; there are: {', '.join(v.name for v in views)}"
         )
-    rows = world.catalogue.infos(tuple(v for v in views if params.provider in {None, v.name}))
+    if params.provider is not None:
+        views = tuple(v for v in views if v.name == params.provider)
+    elif ranked:
+        views = real(views)
+    rows = world.catalogue.infos(views)
     wanted = Task() if params.task is None else task(params.task, world.tasks)
     if params.tier is not None:
         rows = choose(rows, wanted, Wishes(params.tier)).models
@@ -76,8 +80,12 @@ async def recommend(world: World, caller: Caller, params: Recommend) -> Recommen
 
 async def comparable(world: World) -> tuple[ProviderView, ...]:
     """The providers whose models are compared; simulated ones only where there is nothing else."""
-    views = await world.completions.views_priced()
-    return tuple(v for v in views if not v.simulated) or views
+    return real(await world.planner.views_priced())
+
+
+def real(views: tuple[ProviderView, ...]) -> tuple[ProviderView, ...]:
+    """Simulated providers are no candidates beside others."""
+    return tuple(view for view in views if not view.simulated) or views
 
 
 def price_of(world: World, views: tuple[ProviderView, ...], model_id: str) -> Price | None:

@@ -40,15 +40,18 @@ async def add(world: World, caller: Caller, params: AddModel) -> ChosenModel:
 
 async def _choose(world: World, caller: Caller, params: SetDefault | AddModel, *, as_default: bool) -> ChosenModel:
     user = caller.peer.user(params.user)
-    target, warnings = await world.completions.named(params.model, params.provider)
+    target, warnings = await world.planner.named(params.model, params.provider)
     model, parameters, metadata = target.model or None, params.parameters, params.metadata
     choice = ChooseModel(user, target.provider, model, as_default, parameters, metadata, caller.actor)
-    return ChosenModel(await world.users.call(choice), warnings)
+    chosen = await world.users.call(choice)
+    if model is None:  # which one it is, is known only now
+        _, warnings = await world.planner.named(chosen.model, chosen.provider)
+    return ChosenModel(chosen, warnings)
 
 
 async def remove(world: World, caller: Caller, params: RemoveModel) -> dict[str, object]:
     """Forgets the user's model of a provider, also of one that is gone from the config."""
-    user, provider = caller.peer.user(params.user), world.completions.provider_named(params.provider)
+    user, provider = caller.peer.user(params.user), world.planner.provider_named(params.provider)
     await world.users.call(ForgetModel(user, provider, caller.actor))
     return {}
 
@@ -75,13 +78,13 @@ async def set_conversation_default(world: World, caller: Caller, params: SetConv
     model: str | None = None
     warnings: list[Warned] = []
     if params.model is not None:
-        target, warnings = await world.completions.named(params.model, None)
+        target, warnings = await world.planner.named(params.model, None)
         model = str(target)
     await world.users.call(ChooseForConversation(user, params.conversation, model, caller.actor))
     return ConversationDefault(params.conversation, model, warnings)
 
 
 async def users(world: World, caller: Caller, params: Users) -> UserList:
-    """All who chose anything."""
-    del caller, params
-    return UserList(await world.users.call(ListUsers()))
+    """Those who chose anything, a page of them."""
+    del caller
+    return UserList(await world.users.call(ListUsers(params.first, params.after or "")))

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import tempfile
+from collections import Counter
 from contextlib import AsyncExitStack, closing, suppress
 from datetime import UTC, timedelta, timezone
 from pathlib import Path
@@ -26,11 +27,13 @@ from actors.settings import SettingsActor
 from actors.store import sqlite
 from protocols.audit import Actor
 from protocols.budget import (
+    TOURNAMENT,
     Confirmed,
     GrantOverride,
     OfferOverride,
     OverBudget,
     Reserve,
+    ReserveGroup,
     Resolve,
     RevokeOverride,
     Settle,
@@ -350,6 +353,82 @@ class Play:
             self.acknowledged.add(usage_id)
         return "taken" + "".join(f" {mark}" for mark in marks)
 
+    # --- groups
+
+    async def groups(self, groups):
+        """Several tournaments ask at once."""
+        for user, amounts, admission in groups:
+            self.at_once(self.reserve_group(*self.asks_group(user, amounts, admission)))
+
+    async def group(self, user, amounts, admission, confirms):
+        """One when nothing else happens: it hears exactly what it must."""
+        await self.verify()
+        token = self.tokens[confirms % len(self.tokens)] if confirms and self.tokens else None
+        asked = self.asks_group(user, amounts, admission, token)
+        expected = self.expected_of_group([each for _, each in asked[0]], token)
+        task = self.at_once(self.reserve_group(*asked))
+        await asyncio.wait([task], timeout=5)
+        assert task.done(), f"{asked} waits"
+        assert self.failed == []
+        if token is not None and isinstance(task.result(), tuple):
+            token["used"] = True
+        assert expected is None or task.result() == expected, f"{asked} in {self.balances()}"
+
+    async def cancelled_group(self, user, amounts, turns):
+        task = self.at_once(self.reserve_group(*self.asks_group(user, amounts, "strict")))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+
+    def asks_group(self, user, amounts, admission, token=None):
+        """Its members go to the providers in turn."""
+        members = []
+        for place, amount in enumerate(amounts):
+            who = (user, "agent" if len(amounts) % 2 else "editor", PROVIDERS[place % 2])
+            start = self.books.start(*who)
+            at_us, code = self.clock.wall_us, token and token["token"]
+            name = members[0][0].usage_id if members else start.usage_id
+            asked = Asked(who, amount, admission, self.told.now, at_us, 50_000.0, code, name)
+            self.told.asked[start.usage_id] = asked
+            members.append((start, asked))
+        return members, token and Confirmed(token["token"], b"body", SOMEBODY)
+
+    async def reserve_group(self, members, confirmed):
+        life, usage_ids = self.life, [start.usage_id for start, _ in members]
+        reserves = (Reserve(start, NanoUSD(a.amount), a.admission, a.lease_s) for start, a in members)
+        try:
+            marks = await self.books.budget.call(ReserveGroup(tuple(reserves), confirmed))
+        except (BudgetExceeded, BudgetHeld, OverrideInvalid, Busy) as error:
+            if life == self.life:
+                self.refused.update(usage_ids)
+            return "hard" if isinstance(error, OverBudget) and error.hard else type(error).__name__
+        except asyncio.CancelledError:
+            if life == self.life:
+                await asyncio.gather(*[self.settle_with(usage_id, 0) for usage_id in usage_ids])
+            raise
+        if life == self.life:
+            self.holds += usage_ids
+            self.acknowledged.update(usage_ids)
+        return marks
+
+    def expected_of_group(self, members, token):
+        """What a group must hear when nothing else happens; None where a granted override may be used."""
+        if self.told.grants:
+            return None
+        confirmed, before, found = False, Counter(), []
+        if token is not None:
+            if not self.is_good(token, members[0].who[0]):
+                return "OverrideInvalid"
+            confirmed = token["model"] == TOURNAMENT
+        for asked in members:
+            bounds = self.bounds(asked.who)
+            found.append({self.case(asked, bound, confirmed=confirmed, before=before[bound[0]]) for bound in bounds})
+            before.update(dict.fromkeys(self.now.accounts(asked.who), asked.amount))
+        for case, refused in (("hard", "hard"), ("budget", "OverBudget"), ("held", "BudgetHeld")):
+            if any(case in cases for cases in found):
+                return refused
+        return tuple(tuple(m for m in ("unenforced", "soft", "override") if m in cases) for cases in found)
+
     def leaves(self, usage_id):
         for line in self.lines.values():
             if usage_id in line:
@@ -503,12 +582,16 @@ class Play:
             else:
                 self.told.maybe_lowered.add(usage_id)
 
-    async def offer(self, user, amount):
+    async def offer(self, user, amount, model):
         await self.rest()
-        offer = await self.books.budget.call(OfferOverride(user, "openai:gpt-4o", b"body", NanoUSD(10**18)))
+        offer = await self.books.budget.call(OfferOverride(user, model, b"body", NanoUSD(10**18)))
         bound_to = (user, self.now.month, self.now.day)
-        self.tokens.append({"token": offer.token, "bound_to": bound_to, "until": self.clock.seconds + 600})
-        if amount:
+        until = self.clock.seconds + 600
+        self.tokens.append({"token": offer.token, "bound_to": bound_to, "until": until, "model": model})
+        if amount and model == TOURNAMENT:
+            await self.group(user, (amount, amount), "strict", -1)
+            await self.group(user, (amount, amount), "strict", -1)
+        elif amount:
             await self.call((user, "editor", "anthropic"), amount, "strict", -1)
             await self.call((user, "editor", "anthropic"), amount, "strict", -1)
 
@@ -559,28 +642,14 @@ class Play:
         waiting = [(w.amount, w.request.start) for w in self.waiting().values()]
         return sum(amount for amount, s in waiting if name in self.now.accounts((s.user, s.app, s.provider)))
 
-    def expected(self, asked, token):  # noqa: C901, PLR0912  a decision table
+    def expected(self, asked, token):
         """What a call must hear when nothing else happens."""
-        now, confirmed = self.now, False
+        confirmed = False
         if token is not None:
-            good = token["bound_to"] == (asked.who[0], now.month, now.day) and token["until"] > self.clock.seconds
-            if not good or token.get("used"):
+            if not self.is_good(token, asked.who[0]):
                 return "OverrideInvalid"
-            confirmed = True
-        cases = set()
-        for name, spent, held, limit, hard in self.bounds(asked.who):
-            if asked.amount == 0 or spent + held + self.ahead(name) + asked.amount <= limit:
-                continue
-            if not hard and not now.enforced(name[0]):
-                cases.add("unenforced")
-            elif not hard and asked.admission == "soft" and spent < limit:
-                cases.add("soft")
-            elif spent + asked.amount <= limit:
-                cases.add("held")
-            elif hard:
-                cases.add("hard")
-            else:
-                cases.add("override" if confirmed or self.has_grant(name[0], asked.amount) else "budget")
+            confirmed = token["model"] == "openai:gpt-4o"
+        cases = {self.case(asked, bound, confirmed=confirmed) for bound in self.bounds(asked.who)}
         if "hard" in cases:
             return "hard"
         if "budget" in cases:
@@ -590,6 +659,27 @@ class Play:
         if token is not None:
             token["used"] = True
         return "taken" + "".join(f" {mark}" for mark in ("unenforced", "soft", "override") if mark in cases)
+
+    def case(self, asked, bound, *, confirmed, before=0):
+        """What a limit says to what is asked on top of `before` of its own group."""
+        name, spent, held, limit, hard = bound
+        amount = before + asked.amount
+        if asked.amount == 0 or spent + held + self.ahead(name) + amount <= limit:
+            return None
+        if not hard and not self.now.enforced(name[0]):
+            return "unenforced"
+        if not hard and asked.admission == "soft" and spent < limit:
+            return "soft"
+        if spent + amount <= limit:
+            return "held"
+        if hard:
+            return "hard"
+        return "override" if confirmed or self.has_grant(name[0], asked.amount) else "budget"
+
+    def is_good(self, token, user):
+        now = self.now
+        bound_to = token["bound_to"] == (user, now.month, now.day)
+        return bound_to and token["until"] > self.clock.seconds and not token.get("used")
 
     def has_grant(self, scope, amount):
         balances = self.balances()
@@ -697,6 +787,8 @@ CALLS = step("calls", st.lists(st.tuples(WHO, AMOUNT, ADMISSION, LEASE_S), min_s
 CROWD = step("calls", st.lists(st.tuples(FEW, AMOUNT, st.just("queue"), LEASE_S), min_size=4, max_size=7))
 CALL = step("call", WHO, st.one_of(AMOUNT, st.sampled_from((-1, -2))), ADMISSION, st.sampled_from((0, 0, 1, 2)))
 SETTLE = step("settle", WHICH, st.sampled_from((0, 40, 80, 100, 100, 130)))
+AMOUNTS = st.lists(st.one_of(st.integers(0, 120), st.sampled_from((0, 30, 200))), min_size=1, max_size=5).map(tuple)
+GROUP = st.tuples(st.sampled_from(USERS), AMOUNTS, st.sampled_from(("strict", "strict", "soft", "queue")))
 STEPS = st.one_of(
     CALLS,
     CALLS,
@@ -719,7 +811,10 @@ STEPS = st.one_of(
     step("verify"),
     step("limit", OWNER, st.sampled_from(("month", "day")), OWN, st.booleans(), AMOUNT),
     step("limit", OWNER, st.sampled_from(("month", "day", "enforced")), OWN, st.booleans(), AMOUNT),
-    step("offer", st.sampled_from(USERS), AMOUNT),
+    step("offer", st.sampled_from(USERS), AMOUNT, st.sampled_from(("openai:gpt-4o", TOURNAMENT))),
+    step("groups", st.lists(GROUP, min_size=1, max_size=4)),
+    GROUP.flatmap(lambda asked: step("group", *map(st.just, asked), st.sampled_from((0, 0, -1, 1)))),
+    step("cancelled_group", st.sampled_from(USERS), AMOUNTS, st.integers(0, 4)),
     step("grant", st.sampled_from(USERS), st.integers(1, 400), st.sampled_from((1, 48)), AMOUNT),
     step("revoke", WHICH, AMOUNT),
     step("passes", st.sampled_from((5, 20, 100, 3600))),
@@ -796,6 +891,8 @@ CROWDED = [("call", ANA, 300, "strict", 0), ("calls", [(ANA, a, "queue", 60.0) f
     ]
 )
 @example(steps=[step for a in (400, 10) for step in (("call", ANA, a, "strict", 0), ("settle", 0, 100), ("restart",))])
+@example(steps=[("limit", "ana", "month", 100, True, 0), ("offer", "ana", 60, TOURNAMENT), ("settle", 0, 100)])
+@example(steps=[("groups", [("ana", (60, 60, 60), "strict")] * 4), ("image", 1, True, False)])
 def test_whatever_happens_the_promises_about_money_hold(runner, steps):
     runner.run(play(steps))
 

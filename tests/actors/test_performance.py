@@ -1,3 +1,4 @@
+import asyncio
 import math
 import random
 import statistics
@@ -369,10 +370,17 @@ async def test_those_that_calls_wait_for_do_not_wait_behind_figures(world):
         try:
             while not asked.is_set():
                 await calm()
+            figures = [
+                asyncio.create_task(world.ref.call(asked))
+                for asked in (ReadModels(EVER), ReadArms(EVER), ReadUsageStats("ana"))
+            ]
             await world.attempt()
             assert await world.books.store.read(Statement("SELECT count(*) FROM usage", 0)) == [(1,)]
+            await calm()
+            assert not any(task.done() for task in figures)
         finally:
             go_on.set()
+    assert [len(await task) for task in figures] == [1, 0, 1]
 
 
 async def test_it_tells_its_state(world):

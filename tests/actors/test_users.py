@@ -215,6 +215,21 @@ async def test_answers_are_counted_in_batches(books, session):
     assert [m.use_count for m in await books.users.call(ModelsOf("ana"))] == [0]
 
 
+async def test_a_model_that_is_chosen_again_counts_from_then_on(books, session):
+    await choose(books, "gpt-4o")
+    for choose_another in (lambda: choose(books, "gpt-5"), lambda: books.users.call(ForgetModel("ana", "openai", WHO))):
+        await session.call(Prefer("editor"))
+        session.tell(Spent("ana", 5, "openai:gpt-4o"))
+        await choose_another()
+        await choose(books, "gpt-4o")
+        assert [m.use_count for m in await books.users.call(ModelsOf("ana"))] == [0]
+        await books.clock.turn(30)
+        await books.store.written()
+        assert books.rows("SELECT use_count FROM user_models") == [(0,)]
+    session.tell(Spent("ana", 5, "openai:gpt-4o"))
+    assert [m.use_count for m in await books.users.call(ModelsOf("ana"))] == [1]
+
+
 async def test_counts_and_choices_outlive_a_stop(tmp_path):
     async with open_books(tmp_path) as books:
         sessions = await books.actors.start(lambda: Sessions(books.actors, books.settings, books.users, books.clock))
@@ -247,6 +262,34 @@ async def test_users_are_listed_by_name(books):
         UserRow("ana", "2027-03-10T12:00:00.000Z", None, 0, 1),
         UserRow("bob/eve", "2027-03-10T12:00:00.000Z", "openai:gpt-4o", 2, 0),
     ]
+
+
+async def test_users_are_listed_by_pages(books):
+    for name in ("cleo", "ana", "dan", "bob"):
+        await choose(books, "gpt-4o", user=name)
+    pages, after = [], ""
+    while page := [row.user for row in await books.users.call(ListUsers(3, after))]:
+        pages.append(page)
+        after = page[-1]
+    assert pages == [["ana", "bob", "cleo"], ["dan"]]
+
+
+async def test_a_user_is_forgotten_with_the_last_choice(books):
+    async def users():
+        return [row.user for row in await books.users.call(ListUsers())]
+
+    await choose(books, "gpt-4o")
+    await choose(books, "opus", "anthropic")
+    await talk(books, "c1", "openai:x")
+    await books.users.call(ForgetModel("ana", "openai", WHO))
+    await talk(books, "c1", None)
+    assert await users() == ["ana"]
+    await books.users.call(ForgetModel("ana", "anthropic", WHO))
+    assert await users() == []
+    await talk(books, "c1", "openai:x")
+    assert await users() == ["ana"]
+    await talk(books, "c1", None)
+    assert await users() == []
 
 
 async def test_the_tables_refuse_two_defaults_and_rows_of_nobody_and_go_with_their_user(books):

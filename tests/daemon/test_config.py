@@ -262,11 +262,6 @@ class TestValues:
         assert config.providers["a"].api_key == KeySource(credential="openai")
 
 
-def test_only_what_comes_later_has_no_effect():
-    config = parse({"settings": {"tournament.enabled": True, "orchestrator.enabled": True}})
-    assert config.without_effect() == ["the setting `tournament.enabled` of the config has no effect in this version"]
-
-
 def test_settings_may_be_written_as_toml_would():
     quoted = parse(tomllib.loads('[settings]\n"orchestrator.enabled" = true\n"orchestrator.task_models.tag" = "a:b"\n'))
     bare = parse(tomllib.loads('[settings]\norchestrator.enabled = true\norchestrator.task_models.tag = "a:b"\n'))

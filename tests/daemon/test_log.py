@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,42 @@ os._exit(0)
     assert (done.returncode, int(done.stdout)) == (0, 1000)
 
 
+@pytest.mark.parametrize("ends", ["os.pipe()", "[s.detach() for s in socket.socketpair()]"])
+@pytest.mark.parametrize("size", [100, 9000])
+def test_a_stderr_that_nobody_reads_holds_nothing_up_and_is_written_on_once_somebody_does(ends, size):
+    script = f"""
+import json, socket
+reader, writer = {ends}
+os.dup2(writer, 2)
+lines = log.configure(os.fdopen(2, "w", closefd=False))
+for number in range(20_000):
+    say.info("line", number=number, text="x" * {size})
+lost = lines.lost
+os.set_blocking(reader, False)
+heard = b""
+try:
+    while piece := os.read(reader, 1 << 20):
+        heard += piece
+except BlockingIOError:
+    pass
+say.info("again")
+heard += os.read(reader, 1 << 20)
+whole, cut = [], 0
+for line in heard.splitlines():
+    try:
+        whole.append(json.loads(line)["event"])
+    except ValueError:
+        cut += 1
+print(json.dumps([lost, whole.count("line"), cut, whole[-1]]), flush=True)
+os._exit(0)
+"""
+    done = written(script)
+    lost, heard, cut, last = json.loads(done.stdout)
+    assert (lost + heard, last) == (20_000, "again")
+    assert heard > 0
+    assert cut <= (size > 4096)
+
+
 def test_lines_of_threads_are_whole():
     script = """
 def work(name):
@@ -158,7 +195,17 @@ threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
     assert len(heard) == 800
 
 
-def test_the_daemon_answers_with_its_log_gone_and_stops_as_asked():
+def fill(writer: int) -> None:
+    """Until the pipe takes no byte more."""
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x")
+    os.set_blocking(writer, True)
+
+
+@pytest.mark.parametrize("log", ["gone", "unread and full"])
+def test_the_daemon_answers_and_stops_as_asked_with_its_log(log):
     with running_daemon.running(start=False) as daemon:
         reader, writer = os.pipe()
         daemon.process = subprocess.Popen(
@@ -169,11 +216,16 @@ def test_the_daemon_answers_with_its_log_gone_and_stops_as_asked():
             stdout=subprocess.DEVNULL,
             stderr=writer,
         )
-        os.close(writer)
         running_daemon.eventually(daemon.socket.exists, "the daemon listens")
         assert daemon.call("ping") == {}
-        os.close(reader)
+        if log == "gone":
+            os.close(reader)
+        else:
+            fill(writer)
+        os.close(writer)
         with daemon.connect() as quorum:
             assert quorum.call("chat", model="simulated:sim", messages=[{"role": "user", "content": "hi"}])["simulated"]
             assert quorum.call("ledger.verify")["ok"]
         assert daemon.stop() == 0
+        if log != "gone":
+            os.close(reader)

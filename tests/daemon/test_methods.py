@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import grp
 import json
 import os
-import socket
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -15,7 +13,7 @@ import malformed
 import pytest
 import running_daemon
 import simulated_provider
-from running_daemon import PATIENCE_S, JsonLines
+from other_account import DAEMON, NOBODY, RUNNERS, USERS, as_root, ask, somebody
 
 from actors.clock import parse_rfc3339
 from actors.rules.periods import local_date
@@ -23,13 +21,8 @@ from daemon.methods import METHODS
 from protocols.errors import BadRequest, Forbidden, QuorumError, UnknownMethod, UnknownProvider
 from protocols.wire import Frames, decode_daemon
 
-NOBODY, DAEMON = 65534, 1
-"""Accounts that every Debian has; the second one's name is `daemon`."""
-USERS, RUNNERS, STRANGERS = (grp.getgrgid(gid).gr_name for gid in (60, 8, NOBODY))
 HELLO = {"t": "hello", "protocol": 1, "app": "test"}
 CHAT = {"messages": [{"role": "user", "content": "hello"}], "model": "sim:sim"}
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
 
 @pytest.fixture(scope="module")
@@ -41,28 +34,6 @@ def daemon():
         with running_daemon.running(config) as daemon:
             daemon.folder.chmod(0o755)
             yield daemon
-
-
-@contextmanager
-def somebody(daemon: running_daemon.Daemon, uid: int = NOBODY, gid: int = 60):
-    """JSON lines of another account: the kernel notes who connects, and not who writes later."""
-    with socket.socket(socket.AF_UNIX) as raw:
-        raw.settimeout(PATIENCE_S)
-        os.setegid(gid)
-        os.seteuid(uid)
-        try:
-            raw.connect(str(daemon.socket))
-        finally:
-            os.seteuid(0)
-            os.setegid(0)
-        yield JsonLines(raw)
-
-
-def ask(lines: JsonLines, method: str, **params: Any) -> Any:
-    """The result, or the fault as its exception's code and message."""
-    lines.send({"t": "call", "id": 1, "method": method, "params": params})
-    end = lines.until_end_of(1)[-1]
-    return end["value"] if end["t"] == "done" else (end["code"], end["message"])
 
 
 def row(daemon: running_daemon.Daemon, key: str, **more: Any) -> tuple[Any, str]:

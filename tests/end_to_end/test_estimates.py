@@ -221,6 +221,16 @@ class TestAMix:
         with pytest.raises(BadRequest, match=told):
             shared.call("estimate", **said)
 
+    def test_is_at_a_simulated_model_only_where_there_is_nothing_else(self, paid, home):
+        made_up = provider("made_up", "simulated", home.base_url())
+        made_up += priced("made_up:sim", quality=10, strengths=["narrative"])
+        said = {"quality_tier": "premium", "usage": {"poem": 1}}
+        with daemon_with(paid, home, made_up) as daemon:
+            assert list(daemon.call("estimate", **said)["by_model"]) == ["openai:gpt-4o"]
+            assert daemon.call("recommend", task_type="poem")["premium"]["model"] == "openai:gpt-4o"
+        with running_daemon.running(made_up + TASKS) as daemon:
+            assert list(daemon.call("estimate", **said)["by_model"]) == ["made_up:sim"]
+
     def test_that_costs_more_than_a_number_can_say_is_a_bad_request(self, paid, home):
         gold = priced("openai:gold", usd_in=1e6, usd_out=1e6, quality=10, strengths=["narrative"])
         with daemon_with(paid, home, gold) as daemon:

@@ -82,7 +82,8 @@ def street(
         "spare": '[models."spare:sim"]\nquality = 1\n',
     }
     used = names.split()
-    chosen = f'[settings]\ndefault_model = "home:{home_model}"\n' if "home" in used else ""
+    chosen = '[settings]\nprovider_selection_mode = "user_choice"\n'  # the hops are in the order of `names`
+    chosen += f'default_model = "home:{home_model}"\n' if "home" in used else ""
     config = "\n".join(
         ['[daemon]\ntimezone = "UTC"\n', limits, chosen, *map(sections.get, used), *map(models.get, used)]
     )

@@ -82,3 +82,18 @@ def test_right_after_the_start_a_comparison_waits_for_prices_and_models(paid):
         assert daemon.call("recommend", task_type="tag")["balanced"]["model"] == "openai:gpt-4o-mini"
         daemon.restart()
         assert listed(daemon, tier="balanced")[0] == "openai:gpt-4o-mini"
+
+
+def test_a_simulated_model_is_of_no_tier_beside_a_real_one_unless_its_provider_is_named(paid):
+    real = running_daemon.provider("openai", "openai", paid.base_url(), local=False)
+    real += running_daemon.priced("openai:gpt-4o")
+    made_up = running_daemon.provider("made", "simulated", paid.base_url())
+    made_up += '[models."made:gpt-4o"]\nquality = 10\nstrengths = ["narrative"]\n'
+    with running_daemon.running(real + made_up) as daemon:
+        eventually(lambda: len(daemon.call("models")["models"]) >= 2 * len(PAID), "both have listed")
+        assert {name.partition(":")[0] for name in listed(daemon, tier="premium")} == {"openai"}
+        assert {name.partition(":")[0] for name in listed(daemon, tier="premium", provider="made")} == {"made"}
+        assert {name.partition(":")[0] for name in listed(daemon)} == {"openai", "made"}
+    with running_daemon.running(made_up) as daemon:
+        eventually(lambda: listed(daemon), "it has listed")
+        assert listed(daemon, tier="premium")

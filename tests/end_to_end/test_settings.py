@@ -29,6 +29,12 @@ TABLE = [
     ("orchestrator.budget_tier_allows_paid", "user", False, True, None, "bool"),
     ("orchestrator.task_models.dialogue", "user", None, "simulated:sim", 7, "str"),
     ("default_max_tokens", "user", 1024, 200, 0, ">= 1"),
+    ("tournament.enabled", "user", False, True, "often", "bool"),
+    ("tournament.num_models", "user", 3, 5, 1, ">= 2"),
+    ("tournament.mode", "user", None, "cascade", "fight", "vote, pick, fuse, race, cascade"),
+    ("tournament.min_live", "user", 2, 3, 17, "<= 16"),
+    ("tournament.threshold", "user", "2/3", "0.75", "1/3", "more than 1/2"),
+    ("tournament.critical_tasks", "user", [], ["theme_analysis"], ["theme_analisys"], "did you mean `theme_analysis`"),
     ("default_model", "daemon", None, "simulated:sim", True, "str"),
     ("session.idle_s", "daemon", 1800.0, 60.0, 0, ">= 1"),
     ("session.max", "daemon", 10_000, 50, 1.5, "int"),
@@ -79,7 +85,7 @@ def test_a_setting_has_its_default_and_its_origins_and_each_change_is_audited(
         entry = daemon.call("audit", last=1)["entries"][0]
         assert (entry["action"], json.loads(entry["after"])) == ("settings.set", value)
         assert entry["subject"].endswith(f": {key}")
-    with pytest.raises(BadRequest, match=rf"`{key}` can't be .*{allowed}"):
+    with pytest.raises(BadRequest, match=allowed):
         daemon.call("settings.set", key=key, value=wrong)
     assert shown(daemon, key)[0] == value
     for whose, _ in reversed(changes):

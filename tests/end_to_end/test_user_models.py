@@ -173,6 +173,100 @@ def test_a_model_that_is_not_listed_is_kept_with_the_nearest(daemon):
     assert (talk["model"], talk["warnings"][0]["code"]) == ("two:sim-larg", "not_listed")
 
 
+def test_a_default_made_of_what_one_has_is_looked_up_too(daemon):
+    daemon.call("user_models.add", provider="one", model="sim-larg", user="again")
+    chosen = daemon.call("user_models.set_default", provider="one", user="again")
+    assert (chosen["model"]["model"], chosen["model"]["is_default"]) == ("sim-larg", True)
+    assert [warning["code"] for warning in chosen["warnings"]] == ["not_listed"]
+
+
+def clamped(daemon: Daemon, user: str, **more: Any) -> Any:
+    """Chats with a budget for half of what an answer of the usual length may cost."""
+    bound = daemon.call("explain", messages=HI, user="plain", model="one:sim")["decision"]["bound_nano_usd"]
+    daemon.call("settings.set", key="month_usd", value=bound / 2e9, user=user)
+    daemon.call("settings.set", key="clamp_to_budget", value=True, user=user)
+    return ask(daemon, user, model="one:sim", **more)
+
+
+def test_an_answer_that_nobody_limits_is_clamped(daemon, upstream):
+    daemon.call("user_models.add", model="one:sim", user="free", parameters={"overrides": {"temperature": 0.5}})
+    answer = clamped(daemon, "free")
+    (sent,) = [chat["body"] for chat in upstream.chats(bodies=True)]
+    assert sent["max_tokens"] < 1024
+    assert "clamped" in [warning["code"] for warning in answer["warnings"]]
+
+
+@pytest.mark.parametrize(("layer", "more"), [("overrides", {}), ("overrides", {"max_tokens": 5}), ("defaults", {})])
+def test_a_limit_of_the_users_own_is_never_clamped_so_that_the_decision_tells_what_is_sent(
+    daemon, upstream, layer, more
+):
+    user = f"clamp-{layer}-{len(more)}"
+    daemon.call("user_models.add", model="one:sim", user=user, parameters={layer: {"max_tokens": 1000}})
+    with pytest.raises(QuorumError) as refused:
+        clamped(daemon, user, **more)
+    assert refused.value.code == "override_required"
+    assert upstream.chats() == []
+    explained = daemon.call("explain", messages=HI, user=user, model="one:sim", **more)
+    assert explained["fault"]["code"] == "override_required"
+
+
+def test_a_retired_model_is_kept_with_a_warning_that_names_its_successor(upstream):
+    config = provider("one", "openai", upstream.base_url())
+    config += '[models."one:old"]\nretired = true\n'
+    with running_daemon.running(config) as daemon:
+        chosen = daemon.call("user_models.set_default", model="one:old")
+        (warning,) = chosen["warnings"]
+        assert (chosen["model"]["model"], warning["code"]) == ("old", "retired")
+        assert "calls to it are refused" in warning["message"]
+        again = daemon.call("user_models.set_default", provider="one")
+        assert [w["code"] for w in again["warnings"]] == ["retired"]
+        with pytest.raises(QuorumError, match="is retired"):
+            daemon.call("chat", messages=HI)
+
+
+@pytest.mark.parametrize("name", ["", "\0", "a\0b", "x" * 257])
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("conversations.set_default", {"model": "one:sim"}),
+        ("user_models.resolved", {}),
+        ("chat", {"messages": HI}),
+        ("explain", {"messages": HI}),
+    ],
+)
+def test_what_names_no_conversation_is_refused(daemon, method, params, name):
+    with pytest.raises(BadRequest, match="conversation"):
+        daemon.call(method, conversation=name, **params)
+
+
+def test_any_other_text_names_a_conversation(daemon):
+    for name in ("c 1", "Gespräch/\U0001f600", "a\nb", "x" * 256):
+        assert daemon.call("conversations.set_default", conversation=name, model="one:sim", user="talks")["model"]
+        assert gave(ask(daemon, "talks", conversation=name)) == ("one:sim", "conversation_default")
+
+
+def test_only_calls_count_in_the_session_and_not_what_asks_for_the_plan(daemon):
+    opened = daemon.call("sessions.open", user="counts")["session"]
+    assert (opened["user"].endswith("/counts"), opened["calls"]) == (True, 0)
+    daemon.call("explain", messages=HI, user="counts")
+    daemon.call("user_models.resolved", user="counts")
+    ask(daemon, "counts")
+    closed = daemon.call("sessions.close", user="counts")["session"]
+    assert (closed["calls"], closed["opened_at"]) == (1, opened["opened_at"])
+    assert daemon.call("sessions.close", user="counts") == {"session": None}
+
+
+def test_a_session_that_is_closed_under_a_call_takes_nothing_from_it(daemon):
+    daemon.call("user_models.set_default", model="one:sim", user="busy")
+    with daemon.connect() as caller:
+        stream = caller.stream("Tell me a long story", user="busy")
+        closed = [daemon.call("sessions.close", user="busy")["session"] for _ in stream]
+        assert [row and row["calls"] for row in closed] == [1] + [None] * (len(closed) - 1)
+        assert stream.answer.text
+    assert daemon.call("user_models.get_default", user="busy")["model"]["use_count"] == 1
+    assert gave(ask(daemon, "busy")) == ("one:sim", "user_default")
+
+
 @pytest.mark.parametrize(
     ("said", "fault", "message"),
     [
@@ -185,6 +279,8 @@ def test_a_model_that_is_not_listed_is_kept_with_the_nearest(daemon):
         ({"model": "one:sim", "parameters": {"defaults": {"temperature": 3}}}, BadRequest, "temperature"),
         ({"model": "one:sim", "parameters": {"override": {}}}, BadRequest, "override"),
         ({"model": "one:sim", "metadata": {"a": 2**63}}, BadRequest, "metadata"),
+        ({"model": "one:sim", "metadata": {"a": float("nan")}}, BadRequest, "metadata"),
+        ({"model": "one:sim", "metadata": {"a": float("-inf")}}, BadRequest, "metadata"),
         ({"model": "one:sim", "metadata": {"a": ["x"] * 17}}, BadRequest, "metadata"),
         ({"model": "one:sim", "metadata": {"a": ["x" * 257]}}, BadRequest, "metadata"),
     ],

@@ -29,7 +29,7 @@ def items(answer: str, spec: AnswerSpec) -> Canonical | None:
     found = [short_text(item, spec) if len(item) <= _LONGEST else None for item in written]
     if None in found or not (written or is_empty):
         return None
-    shown = dict(sorted(((item.key, item.shown) for item in found if item), reverse=True))
+    shown = dict(sorted((item.key, item.shown) for item in found if item))
     return Canonical(_list(sorted(shown)), _list([shown[key] for key in sorted(shown)]))
 
 

@@ -46,7 +46,7 @@ _MINUS = re.compile(r"[\u2212\u2010\u2013](?=[0-9.,$€£])")
 def number(answer: str, spec: AnswerSpec) -> Canonical | None:
     """The number in the declared unit. By locale `en`, 1,500 is 1500, and 1,5 is no number; by `de`, 1,5 is 1.5, and 1.5 is none."""
     written = _grammar(spec.locale).fullmatch(_plain(answer))
-    if written is None:
+    if written is None or len(answer.splitlines()) > 1:  # two lines are two numbers, not groups of digits
         return None
     powers = _LARGE_NUMBERS.get(language(spec.locale), {})
     word, _, rest = (written["unit"] or "").partition(" ")

@@ -13,7 +13,7 @@ SELECT model FROM conversations WHERE user = ? AND conversation = ?
 -- name: users
 SELECT name, created_at, (SELECT provider || ':' || model FROM user_models WHERE user = name AND is_default = 1),
     (SELECT count(*) FROM user_models WHERE user = name), (SELECT count(*) FROM conversations WHERE user = name)
-FROM users ORDER BY name
+FROM users WHERE name > ?2 ORDER BY name LIMIT ?1
 
 -- name: add_user
 INSERT INTO users (name, created_at) VALUES (?, ?) ON CONFLICT DO NOTHING
@@ -44,3 +44,7 @@ DELETE FROM conversations WHERE user = ? AND conversation = ?
 -- name: forget_conversations
 DELETE FROM conversations WHERE user = ?1 AND conversation IN (
     SELECT conversation FROM conversations WHERE user = ?1 ORDER BY updated_at DESC, conversation LIMIT -1 OFFSET ?2)
+
+-- name: remove_user
+DELETE FROM users WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM user_models WHERE user = ?1)
+    AND NOT EXISTS (SELECT 1 FROM conversations WHERE user = ?1)

@@ -135,3 +135,28 @@ def test_the_configs_task_wins_field_by_field_and_may_be_new():
 def test_an_unknown_task_names_the_nearest_and_all():
     with pytest.raises(BadRequest, match=r"did you mean `scene_writing`\? there are: coordinator, .*, poem;"):
         matrix.task("scene_writting", {"poem": TaskConfig()})
+
+
+@pytest.mark.parametrize(
+    ("model_id", "same"),
+    [
+        ("openai:gpt-4o-2024-08-06", "azure:gpt-4o"),
+        ("router:openai/gpt-4o", "client:desk:gpt-4o"),
+        ("client:desk:qwen3:32b", "ollama:qwen3:32b-q4_K_M"),
+        ("gpt-4o", "openai:gpt-4o"),
+    ],
+)
+def test_an_id_says_which_model_it_is_whoever_offers_it(model_id, same):
+    assert matrix.identity(model_id) == matrix.identity(same)
+
+
+@pytest.mark.parametrize(
+    ("model_id", "other"),
+    [
+        ("openai:gpt-4o", "openai:gpt-4o-mini"),
+        ("ollama:qwen3:32b", "ollama:qwen3:8b"),
+        ("client:desk:a", "client:desk:b"),
+    ],
+)
+def test_other_sizes_and_sisters_are_other_models(model_id, other):
+    assert matrix.identity(model_id) != matrix.identity(other)

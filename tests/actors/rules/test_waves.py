@@ -118,6 +118,7 @@ def test_frugal_asks_the_smallest_quorum_first(count, first):
         (3, "aa", (), (2,), Stop("heard")),
         (3, "", (), (0, 1, 2), Stop("heard")),
         (5, "aa", (), (2, 3), Launch((4,))),  # 2 of 4 is inconclusive, 3 of 5 a majority
+        (6, "aa", (), (2, 3, 4), Stop("decided", early=True)),  # 3 of 6 would be no majority either
     ],
 )
 def test_more_are_asked_only_while_it_is_undecided(count, said, running, failed, expected):
@@ -303,6 +304,10 @@ def test_with_the_fewest_all_for_the_leader_it_is_decided_and_with_one_less_not(
         ("abcab", (), (), Stop("heard")),
         ("a", (), (1,), Launch((2,))),
         ("a", (2,), (1,), Wait()),
+        ("aa", (), (2,), Stop("decided", early=True)),
+        ("aa", (), (2, 3), Launch((4,))),  # 2 of 4 launched is no consensus
+        ("aaa", (), (3, 4), Stop("heard")),
+        ("aaaa", (), (4,), Stop("heard")),  # early is only what leaves somebody unheard
     ],
 )
 def test_a_cascade_asks_a_stronger_one_while_the_ballots_make_no_consensus(said, running, failed, expected):

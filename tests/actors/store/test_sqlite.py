@@ -436,9 +436,12 @@ async def test_durability_is_how_often_the_disk_is_asked(tmp_path, durability, s
     assert stat.S_IMODE((tmp_path / "quorumd.sqlite3").stat().st_mode) == 0o600
 
 
-async def test_the_reader_cannot_write_and_knows_the_local_day(store):
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        await store.read(Statement("DELETE FROM audit", 0))
+async def test_readers_cannot_write_and_know_the_local_day(store):
+    for read in (store.read, store.survey):
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            await read(Statement("DELETE FROM audit", 0))
+        await store.submit(note(5))
+        assert (await read(READ))[-1] == (5,)
     assert await store.read(Statement("SELECT local_day(5)", 0)) == [("day of 5",)]
 
 

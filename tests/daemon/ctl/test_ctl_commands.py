@@ -416,7 +416,7 @@ CASES = [
         {"quality_tier": "balanced", "usage": {"dialogue": 1200, "plot": 3}},
         ESTIMATED,
         [
-            *("dialogue", "openai:gpt-4o-mini", "1,200", "1,500", "$0.000705", "$0.846", "the best for its money"),
+            *("dialogue", "openai:gpt-4o-mini", "1,200", "1,500", "$0.000705", "$0.846  the best for its money"),
             *("total $0.846, without what follows", "missing: plot (3): get a local one", "nothing cached"),
         ],
     ),
@@ -473,6 +473,7 @@ CASES = [
     ),
     ("providers", "providers", {}, {"providers": [PROVIDER]}, ["open", "5 errors in a row", "https://api.openai.com"]),
     ("users", "users", {}, {"users": [USER]}, ["ana/bob", "- ", "1,001", "2026-01-02T03:04:05Z"]),
+    ("users --first 5 --after ana", "users", {"first": 5, "after": "ana"}, {"users": [USER]}, ["ana/bob"]),
     ("users", "users", {}, {"users": []}, ["nobody chose a model yet"]),
     (
         "prefer openai:gpt-4o-mini",

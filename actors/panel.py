@@ -1,0 +1,394 @@
+"""Who takes part in a tournament: members, bench, judges and aggregator, each planned and bounded before anybody is asked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from actors.asking import Asking, ChatCall
+from actors.base import Ref
+from actors.clock import Ids
+from actors.planner import Planner, Prepared
+from actors.record import Record
+from actors.rules.candidates import Target, World
+from actors.rules.consensus import FEWEST_LIVE, Rule
+from actors.rules.contract import with_contract
+from actors.rules.judge_chats import comparison_chat, fusing_chat, grouping_chat
+from actors.rules.judging import Candidate, pairs, two_orders
+from actors.rules.matrix import Task, known, known_task
+from actors.rules.members import choose_aggregator, choose_judges, choose_members, default_mode
+from actors.rules.orchestrator import ANY_TASK, Wishes
+from actors.rules.verdict import rule_of
+from actors.rules.waves import Member, arranged
+from protocols.audit import Actor
+from protocols.budget import Reserve
+from protocols.chat import Chat, Message
+from protocols.errors import BadRequest, NoEligibleModel, QuorumError
+from protocols.model import ModelInfo
+from protocols.money import NanoUSD
+from protocols.session import Preferences
+from protocols.settings import Mode
+from protocols.tournament import AnswerSpec, Progress, ReadReliability, Seat, Terms, Tournament
+
+SHOWN = 4000
+"""Characters of an answer that a judge is shown at most; fewer where more would cost more than is held."""
+
+TYPICAL = "word " * (SHOWN // 5)
+"""What an answer that is not there yet is taken to be, for the bound of who will judge it."""
+
+BEST = 3
+"""Answers that an aggregator is given."""
+
+CRITICAL_JUDGES = 3
+"""Judges of a critical task; another has one."""
+
+
+class TournamentCall(Struct):
+    """A tournament with who asks. `emit` takes its progress, `interrupted` says what a cancellation was, `left_s` is its time."""
+
+    params: Tournament
+    user: str
+    app: str
+    actor: Actor
+    emit: Callable[[Progress], None]
+    interrupted: Callable[[], type[QuorumError]]
+    left_s: float
+
+
+class Bid(Struct):
+    """Somebody to ask: what is asked, as it is planned, and what is to be held for it."""
+
+    target: Target
+    prepared: Prepared
+    call: ChatCall
+    reserve: Reserve
+
+    @property
+    def bound(self) -> int:
+        """Nano-dollars that it costs at most; 0 where nobody knows."""
+        return self.reserve.amount or 0
+
+
+class Panel(Struct, kw_only=True):
+    """Who takes part. `bids` of members and bench by slot; `judging` those of judges by model, `fusing` the aggregator's.
+
+    `absent` are members that were named and can't be asked, with why; `seed` decides every order that must not mean anything.
+    """
+
+    tournament_id: str
+    mode: Mode
+    spec: AnswerSpec | None
+    rule: Rule
+    terms: Terms
+    question: list[Message]
+    bids: dict[int, Bid]
+    judges: list[str]
+    judging: dict[str, list[Bid]]
+    fusing: Bid | None
+    seed: int
+    absent: dict[int, QuorumError] = field(default_factory=dict)
+
+    @property
+    def seats(self) -> dict[int, Seat]:
+        """Members and bench, by slot."""
+        return {seat.slot: seat for seat in (*self.terms.members, *self.terms.bench)}
+
+    @property
+    def group(self) -> tuple[Bid, ...]:
+        """What is held in one step: members, judges, aggregator. Whoever stands in for a member is held for then."""
+        members = [self.bids[seat.slot] for seat in self.terms.members if seat.slot in self.bids]
+        judges = [bid for bids in self.judging.values() for bid in bids]
+        return (*members, *judges, *([self.fusing] if self.fusing else []))
+
+    @property
+    def bound(self) -> NanoUSD:
+        """What all of them cost at most, in nano-dollars."""
+        return NanoUSD(sum(bid.bound for bid in self.group))
+
+
+class Narrower(Struct, frozen=True):
+    """How a panel is made to fit a budget: at most so many members, or local models alone."""
+
+    most: int | None = None
+    local_only: bool = False
+
+
+class _Convening(Struct, kw_only=True):
+    """What is known while a panel is convened."""
+
+    call: TournamentCall
+    preferences: Preferences
+    world: World
+    task: Task
+    wishes: Wishes
+    spec: AnswerSpec | None
+    critical: bool
+    tournament_id: str
+    models: Sequence[ModelInfo]
+
+
+class Panels:
+    """Convenes panels; it has no state of its own."""
+
+    def __init__(self, planner: Planner, asking: Asking, record: Ref[Record], ids: Ids) -> None:
+        self._planner = planner
+        self._asking = asking
+        self._record = record
+        self._ids = ids
+
+    async def convene(self, call: TournamentCall, preferences: Preferences, narrower: Narrower) -> Panel:
+        """A panel for a call. Raises BadRequest, NoEligibleModel, UnknownProvider, UnknownModel."""
+        about = await self._about(call, preferences, narrower)
+        seats, bench = await self._seats(about)
+        mode = self._mode(about, seats)
+        question, chat = _question(call.params, about.spec)
+        judges = await self._judges(about, mode, seats)
+        bids, absent = await self._bids(about, chat, (*seats, *bench))
+        seats = _fewer(seats, bids, narrower)
+        if len(seats) < FEWEST_LIVE:
+            raise NoEligibleModel(
+                f"a tournament needs {FEWEST_LIVE} models that can be asked; {_how_to_get_more(about)}"
+            )
+        if mode in {"vote", "cascade"} and call.params.members is None:
+            seats = _in_order(seats, bids)
+        shrunk = narrower.most is not None or narrower.local_only
+        terms = self._terms(about, seats, [seat for seat in bench if seat.slot in bids], shrunk=shrunk)
+        panel = Panel(
+            tournament_id=about.tournament_id,
+            mode=mode,
+            spec=about.spec,
+            rule=rule_of(terms, about.spec),
+            terms=terms,
+            question=question,
+            bids=bids,
+            judges=judges,
+            judging={},
+            fusing=None,
+            seed=int.from_bytes(hashlib.sha256(about.tournament_id.encode()).digest()[:8]),
+            absent=absent,
+        )
+        await self._add_judging(about, panel)
+        return panel
+
+    async def _about(self, call: TournamentCall, preferences: Preferences, narrower: Narrower) -> _Convening:
+        params, own = call.params, preferences.orchestrator
+        world = await self._planner.world()
+        wishes = Wishes(
+            params.quality_tier or own.quality_tier,
+            own.prefer_local,
+            own.budget_tier_allows_paid and not narrower.local_only,
+        )
+        named = None if params.task_type is None else known_task(params.task_type, world.tasks)
+        return _Convening(
+            call=call,
+            preferences=preferences,
+            world=world,
+            task=named or ANY_TASK,
+            wishes=replace(wishes, tier="budget") if narrower.local_only else wishes,
+            spec=_spec(params),
+            critical=params.task_type in preferences.tournament.critical_tasks,
+            tournament_id=self._ids.next(),
+            models=[m for m in world.models if m.local or not narrower.local_only],
+        )
+
+    # ---- members
+
+    async def _seats(self, about: _Convening) -> tuple[list[Seat], list[Seat]]:
+        """Members, and who stands in for those that fail: nobody where members are named."""
+        params, infos = about.call.params, {model.id: model for model in about.models}
+        if params.members is not None:
+            named = [str((await self._planner.named(name, None))[0]) for name in params.members]
+            kept = [model for model in named if model in infos or len(about.models) == len(about.world.models)]
+            return [_seat(about.world, slot, model, infos.get(model)) for slot, model in enumerate(kept)], []
+        reliability = await self._record.call(ReadReliability(params.task_type))
+        n = params.n or about.preferences.tournament.num_models
+        team = choose_members(about.models, about.task, n, reliability, about.wishes)
+        seats = [_seat(about.world, slot, m.id, m) for slot, m in enumerate((*team.members, *team.bench))]
+        return seats[: len(team.members)], seats[len(team.members) :]
+
+    async def _bids(
+        self, about: _Convening, chat: Chat, seats: Iterable[Seat]
+    ) -> tuple[dict[int, Bid], dict[int, QuorumError]]:
+        """What each is asked; those that can't be asked now are absent. Raises what a wrong name means."""
+        bids, absent = {}, dict[int, QuorumError]()
+        for seat in seats:
+            try:
+                bids[seat.slot] = await self._bid(about, replace(chat, model=seat.model), about.preferences)
+            except QuorumError as fault:
+                if fault.code in {"unknown_provider", "unknown_model", "bad_request"}:
+                    raise
+                absent[seat.slot] = fault
+        return bids, absent
+
+    async def _bid(self, about: _Convening, chat: Chat, preferences: Preferences) -> Bid:
+        prepared = await self._planner.prepared(chat, preferences)
+        return self._bid_of(about, prepared)
+
+    def _bid_of(self, about: _Convening, prepared: Prepared) -> Bid:
+        """Raises the plan's fault."""
+        made = prepared.made
+        if made.fault is not None:
+            raise self._planner.told_now(made.fault, prepared.views)
+        call, admission = about.call, about.preferences.admission
+        asked = ChatCall(
+            prepared.chat, call.user, call.app, lambda _: None, call.interrupted, call.actor, about.tournament_id
+        )
+        reserve = self._asking.reserve(
+            prepared,
+            made.targets[0],
+            asked,
+            reason=made.reason,
+            admission="soft" if admission == "soft" else "strict",
+            lease_s=call.left_s,
+        )
+        return Bid(made.targets[0], prepared, asked, reserve)
+
+    def _mode(self, about: _Convening, seats: Sequence[Seat]) -> Mode:
+        params, typed = about.call.params, about.spec is not None
+        families = {seat.family for seat in seats}
+        judged = bool(params.judge) or bool(
+            choose_judges(about.models, [seat.model for seat in seats], families, 1, about.wishes)
+        )
+        by_default = default_mode(critical=about.critical, typed=typed, judged=judged)
+        mode = params.mode or about.preferences.tournament.mode or by_default
+        if mode == "cascade" and not typed:
+            if params.mode is None:
+                return by_default
+            raise BadRequest(
+                "a cascade goes on until the answers agree, so it needs their type: name `answer`, or take the mode pick"
+            )
+        return mode
+
+    def _terms(self, about: _Convening, seats: Sequence[Seat], bench: Sequence[Seat], *, shrunk: bool) -> Terms:
+        params, own = about.call.params, about.preferences.tournament
+        asked = params.n or (len(params.members) if params.members else 0)
+        min_live = params.min_live or min(own.min_live, max(len(seats), FEWEST_LIVE))
+        if min_live > max(asked, len(seats)):
+            raise BadRequest(f"`min_live` is {min_live}, but only {max(asked, len(seats))} models are asked")
+        return Terms(
+            members=tuple(seats),
+            bench=tuple(bench),
+            asked=max(asked, len(seats)),
+            threshold=params.threshold or own.threshold,
+            min_live=min_live,
+            veto=params.veto,
+            latency=params.latency or "frugal",
+            shrunk=shrunk,
+            critical=about.critical,
+        )
+
+    # ---- judges
+
+    async def _judges(self, about: _Convening, mode: Mode, seats: Sequence[Seat]) -> list[str]:
+        """Who judges, where anybody does: in `pick` and `fuse` always, in a `vote` what no type compares."""
+        if mode in {"race", "cascade"} or (mode == "vote" and about.spec is not None):
+            return []
+        said = about.call.params.judge
+        if said is not None:
+            names = [said] if isinstance(said, str) else said
+            return [str((await self._planner.named(name, None))[0]) for name in names]
+        wanted = CRITICAL_JUDGES if about.critical and mode != "vote" else 1
+        taken = [seat.model for seat in seats]
+        return choose_judges(about.models, taken, {seat.family for seat in seats}, wanted, about.wishes)
+
+    async def _add_judging(self, about: _Convening, panel: Panel) -> None:
+        """The bids of judges and aggregator, for answers that are not there yet. A judge that can't be asked is left out."""
+        candidates = [
+            Candidate(seat.slot, seat.model, seat.family, TYPICAL, seat.quality) for seat in panel.terms.members
+        ]
+        for judge, (chat, calls) in judge_chats(panel, candidates).items():
+            try:
+                first = await self._bid(about, replace(chat, model=judge), judges_preferences(about.preferences))
+            except QuorumError:
+                continue
+            panel.judging[judge] = [first, *(self._bid_of(about, first.prepared) for _ in range(calls - 1))]
+        if panel.mode == "fuse":
+            panel.fusing = await self._aggregator(about, panel, candidates)
+
+    async def _aggregator(self, about: _Convening, panel: Panel, candidates: Sequence[Candidate]) -> Bid | None:
+        params = about.call.params
+        named = None if params.aggregator is None else str((await self._planner.named(params.aggregator, None))[0])
+        model = named or choose_aggregator(about.models, about.task, about.wishes)
+        if model is None:
+            return None
+        chat = fusing_chat(panel.question, candidates, BEST, SHOWN, panel.seed, params.max_tokens)
+        try:
+            return await self._bid(about, _apart(chat, model), about.preferences)
+        except QuorumError:
+            return None
+
+
+def judge_chats(panel: Panel, candidates: Sequence[Candidate]) -> dict[str, tuple[Chat, int]]:
+    """For each judge what one of its calls is like, and how many there will be."""
+    if len(candidates) < FEWEST_LIVE or not panel.judges:
+        return {}
+    if panel.mode == "vote":
+        order, _ = two_orders(candidates, panel.seed)
+        return {panel.judges[0]: (_apart(grouping_chat(panel.question, order, SHOWN, panel.seed), None), 2)}
+    calls: dict[str, int] = {}
+    for comparison in pairs(candidates, panel.judges, panel.seed):
+        calls[comparison.judge] = calls.get(comparison.judge, 0) + 1
+    chat = _apart(comparison_chat(panel.question, candidates[0], candidates[1], SHOWN, panel.seed), None)
+    return {judge: (chat, count) for judge, count in calls.items()}
+
+
+def judges_preferences(preferences: Preferences) -> Preferences:
+    """A judge is asked as it is: the user's own parameters are for answers."""
+    return Preferences(preferences.user, preferences.default_max_tokens, None)
+
+
+def _apart(chat: Chat, model: str | None) -> Chat:
+    """Streamed, so that what is cancelled need not be paid to its end; nobody else answers in its place."""
+    return replace(chat, model=model, stream=True, allow_fallback=False)
+
+
+def _question(params: Tournament, spec: AnswerSpec | None) -> tuple[list[Message], Chat]:
+    """The messages as they were asked, and the chat that each member is sent."""
+    question = params.messages or [Message("user", params.prompt)]
+    chat = Chat(
+        question,
+        conversation=params.conversation,
+        task_type=params.task_type,
+        max_tokens=params.max_tokens,
+        temperature=params.temperature,
+    )
+    return question, _apart(chat if spec is None else with_contract(chat, spec), None)
+
+
+def _spec(params: Tournament) -> AnswerSpec | None:
+    spec = AnswerSpec(type=params.answer) if isinstance(params.answer, str) else params.answer
+    if spec is not None and spec.type == "choice" and len(spec.choices) < 2:  # noqa: PLR2004  of one there is no choice
+        raise BadRequest('`answer` of the type choice names its choices: {"type": "choice", "choices": ["A", "B"]}')
+    return spec
+
+
+def _seat(world: World, slot: int, model: str, info: ModelInfo | None) -> Seat:
+    """A model of which no family is known counts as of its provider's."""
+    provider, _, name = model.partition(":")
+    view, matrix = world.view(provider), known(name)
+    family = (info.family if info else None) or (matrix.family if matrix else provider)
+    quality = (info.quality if info else None) or (matrix.quality if matrix else 0.0)
+    return Seat(slot, model, family, view is not None and view.billing_on_cancel == "whole", quality)
+
+
+def _fewer(seats: Sequence[Seat], bids: Mapping[int, Bid], narrower: Narrower) -> list[Seat]:
+    """At most so many: the dearest go first."""
+    left = list(seats)
+    while narrower.most is not None and len(left) > narrower.most:
+        left.remove(max(left, key=lambda seat: (bids[seat.slot].bound if seat.slot in bids else 0, seat.slot)))
+    return left
+
+
+def _in_order(seats: Sequence[Seat], bids: Mapping[int, Bid]) -> list[Seat]:
+    by_slot = {seat.slot: seat for seat in seats}
+    members = [Member(s.slot, s.family, s.whole, bids[s.slot].bound if s.slot in bids else 0, s.quality) for s in seats]
+    return [by_slot[member.slot] for member in arranged(members)]
+
+
+def _how_to_get_more(about: _Convening) -> str:
+    if about.call.params.members is not None:
+        return "name others (`members`)"
+    return f"at the tier `{about.wishes.tier}` there are fewer: name `members`, take another tier, or add a provider"
