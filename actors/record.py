@@ -164,7 +164,7 @@ class Record(Actor):
         asked: dict[str, Any] = {"before": query.before, "user": user, "last": query.last}
         if isinstance(query, Tournaments):
             asked |= {"needs_review": query.needs_review, "state": query.state, "task": query.task}
-            return [_row(row) for row in await self._store.read(SQL["tournaments"], asked)]
+            return [_row(row) for row in await self._store.survey(SQL["tournaments"], asked)]
         return [_row(row) for row in await self._store.read(SQL["reviews"], asked)]
 
     @handles(ReadRecord)

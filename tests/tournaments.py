@@ -81,9 +81,11 @@ def verdict(tournament_id: str = "t1", ballots: tuple[Ballot, ...] = (), **more:
 
 def played(rng: random.Random) -> tuple[Opened, tuple[Ballot, ...], Verdict]:
     """A tournament as it may have gone: who answers what and when is drawn, whom to ask the waves say. At times a deadline cuts it."""
+    count, shrunk = rng.randint(2, 5), rng.random() < 0.15
     held = terms(
-        rng.randint(2, 5), rng.randint(0, 2), threshold=rng.choice(["2/3", "0.75", "1"]), latency=rng.choice(["frugal", "fast"]),
-        min_live=rng.choice([2, 2, 3]), veto=rng.choice([None, None, "no"]), critical=rng.random() < 0.3, shrunk=rng.random() < 0.1,
+        count, rng.randint(0, 2), threshold=rng.choice(["2/3", "0.75", "1"]), latency=rng.choice(["frugal", "fast"]),
+        min_live=rng.choice([2, 2, 3]), veto=rng.choice([None, None, "no"]), critical=rng.random() < 0.3,
+        asked=count + shrunk, shrunk=shrunk,
     )  # fmt: skip
     mode: Any = rng.choice(["vote", "vote", "cascade", "race"])
     deadline = rng.choice([1e9, 1e9, 60.0])

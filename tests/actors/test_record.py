@@ -75,9 +75,10 @@ class World:
 
 
 @asynccontextmanager
-async def opened_world(folder, running=None):
-    clock, running = TurnedClock(), set() if running is None else running
+async def opened_world(folder, *, full=False):
+    clock, running = TurnedClock(), set()
     store = await open_store(folder, "process", lambda _: "2027-03-10")
+    store.full = full
     try:
         async with Supervisor() as actors:
             record = await actors.start(lambda: Record(store, clock, running))
@@ -241,16 +242,12 @@ async def test_a_crash_of_the_record_leaves_what_runs_running(world):
 async def test_a_start_on_a_full_disk_serves_and_writes_it_down_later(tmp_path):
     async with opened_world(tmp_path) as world:
         await world.record.call(OpenRecord(opened()))
-    store, clock = await open_store(tmp_path, "process", str), TurnedClock()
-    store.full = True
-    async with Supervisor() as actors:
-        record = await actors.start(lambda: Record(store, clock, set()))
-        assert (await record.call(ReadRecord("t1", None))).tournament.state == "running"
-        await clock.turn(TRY_AGAIN_S)
-        store.full = False
-        await clock.turn(TRY_AGAIN_S)
-        await until(lambda: rows(tmp_path, "SELECT state, why FROM tournaments") == [("unfinished", LOST)])
-    await store.close()
+    async with opened_world(tmp_path, full=True) as world:
+        assert (await world.read()).tournament.state == "running"
+        await world.clock.turn(TRY_AGAIN_S)
+        world.store.full = False
+        await world.clock.turn(TRY_AGAIN_S)
+        await until(lambda: world.rows("SELECT state, why FROM tournaments") == [("unfinished", LOST)])
 
 
 # ---- lists

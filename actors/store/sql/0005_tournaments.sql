@@ -25,8 +25,6 @@ CREATE TABLE tournaments (
     why TEXT
 ) STRICT;
 
-CREATE INDEX tournaments_by_user ON tournaments (user, id);
-
 CREATE INDEX tournaments_by_age ON tournaments (created_at);
 
 CREATE INDEX tournaments_running ON tournaments (id) WHERE state = 'running';
