@@ -21,7 +21,7 @@ SECRET = "s3cret"
 TALK, KEY = "talk-of-root", "key-of-root"
 KEYED = {"messages": HI, "model": "sim:sim", "conversation": TALK}
 
-OWNED = {"user", "conversation", "override_id", "override_token", "hold_id", "before", "after"}
+OWNED = {"user", "conversation", "override_id", "override_token", "hold_id", "before", "after", "call_id", "tournament_id"}
 """Fields that name what belongs to somebody; `owned` says what of root's stands there."""
 
 pytestmark = as_root
@@ -39,6 +39,8 @@ class Owned:
             daemon.call("settings.set", key="default_max_tokens", value=4321, **user)
             daemon.call("chat", messages=HI, model="sim:sim", conversation=TALK, task_type=SECRET, **user)
         self.keyed = self.keyed_call()
+        members = ["sim:sim?text=ANSWER:+yes", "sim:sim?text=ANSWER:+no"]
+        self.tournament = daemon.call("tournament", prompt=f"{SECRET}?", members=members, answer="bool")
         until = (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
         self.override = daemon.call("overrides.grant", amount_usd=1.0, until=until, why=SECRET, user="private")
         daemon.call("settings.set", key="month_usd", value=0, user="broke")
@@ -50,11 +52,13 @@ class Owned:
             "override_id": [self.override["override_id"]],
             "override_token": [asked.value.detail["override_token"]],
             "hold_id": [self.keyed["usage_id"]],
+            "call_id": [self.keyed["call_id"]],
+            "tournament_id": [self.tournament["tournament_id"]],
             "before": [self.keyed["usage_id"], 1 << 40],
             "after": ["roos"],
         }
         rows = daemon.call("usage")["rows"]
-        self.private = {SECRET, "root/private", self.override["override_id"]} | {
+        self.private = {SECRET, "root/private", self.override["override_id"], self.tournament["tournament_id"]} | {
             row[key] for row in rows for key in ("usage_id", "call_id")
         }
 
@@ -71,6 +75,7 @@ class Owned:
             said.append(self.daemon.call("user_models.resolved", conversation=TALK, **user))
             said.append(self.daemon.call("usage", **{"user": "@root", **user})["rows"])
             said.append([row["calls"] for row in self.sessions(user.get("user"))])
+        said += [self.daemon.call("tournaments", user="@root"), self.daemon.call("performance", user="@root")["rows"]]
         return [*said, self.daemon.call("overrides.list", user="private")]
 
     def sessions(self, name: str | None) -> list[Any]:
