@@ -26,6 +26,7 @@ from protocols.errors import QuorumError, UnknownModel
 from protocols.provider import ProviderView
 from protocols.routing import Reason
 from protocols.settings import Admission
+from protocols.tournament import Verdict
 from protocols.usage import AttemptStart
 
 LEASE_GRACE_S = 60.0
@@ -35,7 +36,8 @@ log = structlog.get_logger("completion")
 
 
 class ChatCall(Struct):
-    """A chat with who asks. `emit` takes the items of a streamed answer; `interrupted` says what a cancellation was.
+    """A chat with who asks. `emit` takes the items of a streamed answer; `interrupted` says what a cancellation was,
+    `left_s` how long it may take.
 
     State: `call_id`, which the caller may have chosen, and whether a request has left for a provider.
     """
@@ -48,6 +50,7 @@ class ChatCall(Struct):
     actor: Actor
     call_id: str = ""
     sent: bool = False
+    left_s: float = 300.0
 
 
 class Asking:
@@ -151,6 +154,11 @@ class Asking:
     def simulated(self, target: Target) -> bool:
         """Whether nobody real is behind it."""
         return self._sources[target.provider].simulated
+
+    def all_simulated(self, verdict: Verdict) -> bool:
+        """Whether nobody real was asked."""
+        names = {ballot.model.partition(":")[0] for ballot in verdict.ballots}
+        return bool(names) and all(self._sources[name].simulated for name in names)
 
     def tell(self, call: ChatCall, target: Target, held: Held) -> None:
         """A line in the log for an attempt that was held."""

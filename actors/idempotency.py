@@ -12,7 +12,7 @@ from msgspec import Raw, Struct, field
 from actors.asking import ChatCall
 from actors.base import Actor, Ref, Wait, handles
 from actors.clock import Clock, Ids
-from actors.completion import Completions
+from actors.critical import Chats
 from actors.rules.body import chat_body_hash
 from actors.rules.idempotency import KEPT_US, AttemptLeft, is_over, items_of, left_by_a_crash
 from actors.store.queries import load
@@ -200,7 +200,7 @@ class Idempotency(Actor):
 
 
 async def chat_once(
-    keys: Ref[Idempotency], completions: Completions, call: ChatCall, uid: int, key: str
+    keys: Ref[Idempotency], chats: Chats, call: ChatCall, uid: int, key: str
 ) -> ChatAnswer | dict[str, Any]:
     """Answers a chat under a key: by making the call if it is the first, else with the document of the first, or its fault."""
     confirmed = call.chat.override_token is not None
@@ -216,7 +216,7 @@ async def chat_once(
         case New():
             call.call_id = taken.call_id
     try:
-        answer = await completions.chat(call)
+        answer = await chats.chat(call)
     except (Exception, asyncio.CancelledError) as error:
         ending = _ending(uid, key, error, sent=call.sent)
         if isinstance(ending, FreeKey) and taken.earlier is not None:

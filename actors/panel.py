@@ -47,7 +47,10 @@ CRITICAL_JUDGES = 3
 
 
 class TournamentCall(Struct):
-    """A tournament with who asks. `emit` takes its progress, `interrupted` says what a cancellation was, `left_s` is its time."""
+    """A tournament with who asks. `emit` takes its progress, `interrupted` says what a cancellation was, `left_s` is its time.
+
+    State: `tournament_id`, which the caller may have chosen, and whether a request has left for a provider.
+    """
 
     params: Tournament
     user: str
@@ -56,6 +59,8 @@ class TournamentCall(Struct):
     emit: Callable[[Progress], None]
     interrupted: Callable[[], type[QuorumError]]
     left_s: float
+    tournament_id: str = ""
+    sent: bool = False
 
 
 class Bid(Struct):
@@ -190,7 +195,7 @@ class Panels:
             wishes=replace(wishes, tier="budget") if narrower.local_only else wishes,
             spec=_spec(params),
             critical=params.task_type in preferences.tournament.critical_tasks,
-            tournament_id=self._ids.next(),
+            tournament_id=call.tournament_id or self._ids.next(),
             models=[m for m in world.models if m.local or not narrower.local_only],
         )
 

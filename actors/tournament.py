@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -28,6 +28,7 @@ from actors.rules.verdict import NOTHING, Outcome, counted, first, outcome
 from actors.rules.waves import Played
 from actors.session import Sessions, preferences_of
 from protocols.budget import TOURNAMENT, CheckOverride, Confirmed, OfferOverride, OverBudget
+from protocols.chat import Usage
 from protocols.errors import BudgetExceeded, BudgetHeld, Busy, OverrideInvalid, OverrideRequired, QuorumError
 from protocols.money import NanoUSD, usd_text
 from protocols.request import Request
@@ -51,6 +52,7 @@ from protocols.tournament import (
     Tournament,
     Verdict,
 )
+from protocols.usage import AttemptEnd
 
 MOST_AT_ONCE = 256
 """Tournaments under way; each may have a dozen calls in flight."""
@@ -218,6 +220,7 @@ class TournamentActor(Actor):
             played = await contest.play()
         finally:
             del self._running[panel.tournament_id]
+            call.sent = any(run.held is not None and run.held.progress.sent for run in contest.runs.values())
         self._tell_spared(call, panel, contest)
         jury = Jury(
             panel,
@@ -292,7 +295,7 @@ class TournamentActor(Actor):
         ballots = _ballots(contest, scored)
         spent = [run.held for run in contest.runs.values() if run.held is not None] + jury.held
         cost = NanoUSD(sum(held.end.cost or 0 for held in spent if held.end is not None))
-        seats, slot = panel.seats, scored.outcome.slot
+        slot = scored.outcome.slot
         missing = [missing for _, missing in contest.absent]
         missing += [run.missing for run in contest.runs.values() if run.missing is not None]
         verdict = Verdict(
@@ -300,7 +303,7 @@ class TournamentActor(Actor):
             status=scored.status,
             answer=scored.outcome.answer,
             answer_kind=scored.kind,
-            winner=None if slot is None else seats[slot].model,
+            winner=self._winner(panel, scored),
             agreement=scored.agreement,
             flags=list(scored.flags),
             needs_review=needs_review(scored.status, critical=panel.terms.critical),
@@ -310,9 +313,16 @@ class TournamentActor(Actor):
             cost_nano_usd=cost,
             bound_nano_usd=panel.bound,
             saved_nano_usd=self._saved(panel, contest),
+            usage=_usage(held.end for held in spent if held.end is not None),
         )
         agreed = next((group for group in scored.clusters if slot in group), ())
         return verdict, list(agreed)
+
+    def _winner(self, panel: Panel, scored: _Scored) -> str | None:
+        """Whose the answer is."""
+        if scored.kind == "fused" and panel.fusing is not None:
+            return str(panel.fusing.target)
+        return None if scored.outcome.slot is None else panel.seats[scored.outcome.slot].model
 
     def _saved(self, panel: Panel, contest: Contest) -> NanoUSD:
         """What members that were not needed would have cost: an estimate, and a low one."""
@@ -329,6 +339,21 @@ def body_hash(params: Tournament) -> bytes:
     """What a confirmation is bound to: all that is asked, but not how it is delivered nor what confirms it."""
     asked = replace(params, stream=False, override_token=None)
     return hashlib.sha256(msgspec.msgpack.encode(asked)).digest()
+
+
+def _usage(ends: Iterable[AttemptEnd]) -> Usage:
+    """Of all who were asked together; as good as the worst of its counts."""
+    known = list(ends)
+    sources = {end.token_source for end in known}
+    source = next((each for each in ("estimate", "tokenizer") if each in sources), "provider")
+    counts = [end.tokens for end in known]
+    return Usage(
+        sum(count.prompt for count in counts),
+        sum(count.cached for count in counts),
+        sum(count.response for count in counts),
+        sum(count.reasoning for count in counts),
+        source,
+    )
 
 
 def _opened(panel: Panel, call: TournamentCall, now_us: int) -> Opened:

@@ -23,6 +23,7 @@ from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import Clock, Ids
 from actors.completion import Completions
+from actors.critical import Chats
 from actors.events import Events, Subscription
 from actors.exchange import Exchange
 from actors.idempotency import Idempotency, Keys
@@ -194,6 +195,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 planner,
                 completions,
                 tournaments,
+                Chats(completions, tournaments, sessions, asking, clock),
                 keys,
                 performance,
                 catalogue,

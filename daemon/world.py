@@ -11,6 +11,7 @@ from actors.base import Ref
 from actors.budget import BudgetActor
 from actors.clock import Clock
 from actors.completion import Completions
+from actors.critical import Chats
 from actors.events import Events
 from actors.idempotency import Idempotency
 from actors.ledger import Ledger
@@ -49,6 +50,7 @@ class World(Struct):
     planner: Planner
     completions: Completions
     tournaments: Ref[TournamentActor]
+    chats: Chats
     keys: Ref[Idempotency]
     performance: Ref[Performance]
     catalogue: Catalogue

@@ -133,7 +133,8 @@ class Chat(Params):
     """Params of `chat`; `max_tokens` bounds the answer, `allow_fallback` None means: unless a model or provider is named.
 
     `hint` names a language, a provider or alias, or both: `pt-BR`, `claude`, `en-claude`. With `language_hint` the model is told to
-    answer in that language. `quality_tier` is what the orchestrator, where it is on, looks for instead of the user's tier.
+    answer in that language. `tournament` false keeps a critical task with one model, true asks several whatever the settings say.
+    `quality_tier` is what the orchestrator, where it is on, looks for instead of the user's tier.
     """
 
     method: ClassVar[str] = "chat"
@@ -162,6 +163,7 @@ class Chat(Params):
     hint: Name | None = None
     language_hint: bool = False
     quality_tier: Tier | None = None
+    tournament: bool | None = None
 
     def __post_init__(self) -> None:
         """The checks that a type can't say; msgspec turns a ValueError into a fault that names the place."""
@@ -297,6 +299,17 @@ class AnswerMessage(Struct):
     reasoning: str | UnsetType = UNSET
 
 
+class ChatTournament(Struct):
+    """What came of a chat that became a tournament; `tournament.show` has its ballots."""
+
+    tournament_id: str
+    status: str
+    answer_kind: str
+    top_share: float
+    needs_review: bool
+    models: list[str]
+
+
 class ChatAnswer(Struct):
     """Result of `chat`. Latencies in milliseconds, the cost in nano-dollars or None when no price is known."""
 
@@ -315,6 +328,7 @@ class ChatAnswer(Struct):
     latency_ms: float
     first_token_ms: float | None
     warnings: list[Warned]
+    tournament: ChatTournament | UnsetType = UNSET
 
 
 def as_json(free_form: Raw) -> Raw:

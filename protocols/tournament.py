@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, Struct, field
 
 from protocols.audit import Actor
-from protocols.chat import MAX_TOKENS, Message
+from protocols.chat import MAX_TOKENS, Message, Usage
 from protocols.model import Tier
 from protocols.money import NanoUSD
 from protocols.request import Request
@@ -103,7 +103,7 @@ class Missing(Struct, frozen=True):
 
 
 class Verdict(Struct, kw_only=True):
-    """Result of `tournament`. Costs in nano-dollars; `missing` are members whose ballot does not count, each with why."""
+    """Result of `tournament`. Costs in nano-dollars, `usage` is that of all who were asked; `missing` are members whose ballot does not count, each with why."""
 
     tournament_id: str
     status: Status
@@ -119,6 +119,7 @@ class Verdict(Struct, kw_only=True):
     cost_nano_usd: NanoUSD
     bound_nano_usd: NanoUSD
     saved_nano_usd: NanoUSD
+    usage: Usage = field(default_factory=lambda: Usage(0, 0, 0, 0, "estimate"))
 
 
 MOST_MEMBERS = 16

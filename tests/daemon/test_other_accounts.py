@@ -21,7 +21,17 @@ SECRET = "s3cret"
 TALK, KEY = "talk-of-root", "key-of-root"
 KEYED = {"messages": HI, "model": "sim:sim", "conversation": TALK}
 
-OWNED = {"user", "conversation", "override_id", "override_token", "hold_id", "before", "after", "call_id", "tournament_id"}
+OWNED = {
+    "user",
+    "conversation",
+    "override_id",
+    "override_token",
+    "hold_id",
+    "before",
+    "after",
+    "call_id",
+    "tournament_id",
+}
 """Fields that name what belongs to somebody; `owned` says what of root's stands there."""
 
 pytestmark = as_root

@@ -1,0 +1,92 @@
+"""A chat of a critical task as a tournament, and its verdict as the chat's answer. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from protocols.chat import AnswerMessage, Attempt, Chat, ChatAnswer, ChatTournament, Warned
+from protocols.routing import Decision, Step
+from protocols.tournament import Ballot, Tournament, Verdict
+
+HELD = "tournament"
+"""The step and the flag of a chat that became one."""
+
+SIMULATED = Warned("simulated", "this answer is simulated: no provider of models was asked")
+
+
+def is_plain(chat: Chat) -> bool:
+    """Whether several models may answer in place of one: nobody chose a model, and nothing is wanted that has one answer's form alone."""
+    chosen = chat.model or chat.provider or chat.hint
+    return not (chosen or chat.tools or chat.response_format or chat.stop or chat.seed is not None)
+
+
+def as_tournament(chat: Chat) -> Tournament:
+    """What is asked of a tournament in place of the chat."""
+    return Tournament(
+        messages=chat.messages,
+        conversation=chat.conversation,
+        task_type=chat.task_type,
+        quality_tier=chat.quality_tier,
+        max_tokens=chat.max_tokens,
+        temperature=chat.temperature,
+        override_token=chat.override_token,
+    )
+
+
+def why_held(chat: Chat) -> str:
+    """Why the chat becomes one."""
+    if chat.tournament:
+        return "the call asks for a tournament (`tournament`)"
+    return (
+        f"the task `{chat.task_type}` is critical (`tournament.critical_tasks`): several models are asked; "
+        "`tournament = false` in the call asks one"
+    )
+
+
+def as_answer(verdict: Verdict, chat: Chat, latency_ms: float, *, simulated: bool) -> ChatAnswer:
+    """The verdict as a chat's answer: where the models don't agree, a member's text with a warning that says so."""
+    shown = _shown(verdict)
+    text = verdict.answer if verdict.answer is not None else shown.text if shown else ""
+    models = [ballot.model for ballot in verdict.ballots]
+    steps = [Step(HELD, verdict.tournament_id, why_held(chat))]
+    return ChatAnswer(
+        call_id=verdict.tournament_id,
+        usage_id=shown.usage_id or "" if shown else "",
+        text=text,
+        message=AnswerMessage(content=text),
+        finish_reason="stop",
+        model_used=verdict.winner or (shown.model if shown else ""),
+        simulated=simulated,
+        usage=verdict.usage,
+        cost_nano_usd=verdict.cost_nano_usd,
+        price_version=None,
+        decision=Decision(models, "task_model", [HELD, *verdict.flags], steps, [], verdict.bound_nano_usd),
+        attempts=[_attempt(ballot) for ballot in verdict.ballots],
+        latency_ms=latency_ms,
+        first_token_ms=None,
+        warnings=[*([SIMULATED] if simulated else []), _told(verdict)],
+        tournament=ChatTournament(
+            verdict.tournament_id,
+            verdict.status,
+            verdict.answer_kind,
+            verdict.agreement.top_share,
+            verdict.needs_review,
+            models,
+        ),
+    )
+
+
+def _shown(verdict: Verdict) -> Ballot | None:
+    """The ballot that the answer is, or, where there is none, the first that says anything."""
+    said: Collection[Ballot] = [ballot for ballot in verdict.ballots if ballot.status == "ok"]
+    return next((b for b in said if b.model == verdict.winner), next(iter(said), None))
+
+
+def _attempt(ballot: Ballot) -> Attempt:
+    status = "ok" if ballot.status in {"ok", "unparsed"} else ballot.why or ballot.status
+    return Attempt(ballot.usage_id or "", ballot.model, status, ballot.cost_nano_usd, ballot.latency_ms or 0.0)
+
+
+def _told(verdict: Verdict) -> Warned:
+    review = f"; look at it: daemonctl reviews resolve {verdict.tournament_id}" if verdict.needs_review else ""
+    return Warned(HELD, f"{len(verdict.ballots)} models were asked, for the task is critical: {verdict.status}{review}")
