@@ -52,7 +52,8 @@ BallotStatus = Literal["ok", "unparsed", "failed", "cancelled", "running"]
 class Ballot(Struct, kw_only=True):
     """One member's answer. `answer` is its canonical form as it is shown, None unless `status` is ok; `cluster` counts from 0.
 
-    `why` says what went wrong: the fault's code, or that no answer was found in `text`.
+    `why` says what went wrong: the fault's code, or that no answer was found in `text`. `round` is the wave that it was asked in, from 1;
+    0 for a member that could not be asked.
     """
 
     slot: int

@@ -58,6 +58,7 @@ def ballot(slot: int, answer: str | None, **more: Any) -> Ballot:
         "cost_nano_usd": 100 + slot,
         "latency_ms": 10.5 * (slot + 1),
         "usage_id": f"u{slot}",
+        "round": 1,
     }
     return Ballot(slot=slot, **(usual | more))
 

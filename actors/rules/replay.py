@@ -1,6 +1,7 @@
 """A tournament evaluated anew from its stored ballots, with another threshold, mode or answer type. Pure: nobody is called.
 
-Members are asked again in the waves of `waves.step`, and each ballot comes as long after its launch as it did then. A member of whom
+What moves no stop is evaluated where it stopped. Else members are asked again in the waves of `waves.step`, and each ballot comes as
+long after its launch as it did then. A member of whom
 no answer is stored (it was cancelled, or never asked) comes last and counts as failed: nobody knows what it would have said.
 """
 
@@ -16,7 +17,7 @@ from msgspec.structs import replace
 from actors.rules.canonical import Canonical, canonical
 from actors.rules.consensus import Finding, Vote, agreement, found, needs_review, unscored
 from actors.rules.contract import extract
-from actors.rules.verdict import asked_by, counted, first, outcome, rule_of
+from actors.rules.verdict import LATE, asked_by, counted, first, outcome, rule_of
 from actors.rules.waves import Asked, Launch, Played, Standing, Stop, Wait, step
 from protocols.errors import BadRequest
 from protocols.money import NanoUSD
@@ -54,15 +55,20 @@ def replayed(stored: Stored, change: Replay) -> Replayed:
     """The verdict with what is changed. Raises BadRequest for what can't be evaluated so."""
     setting = _changed(stored, change)
     votes = _votes(stored, setting)
-    played = play(_asked(setting), votes, _arrivals(stored), cut=_was_cut(stored))
+    played = _played(stored, setting, votes)
     finding = _finding(stored, setting, played)
     verdict = _verdict(stored, setting, played, finding)
     return Replayed(verdict, _differences(stored.verdict, verdict), _not_heard(stored, setting.terms, played))
 
 
-def play(asked: Asked, votes: Mapping[int, Vote], arrivals: Mapping[int, float], *, cut: bool) -> Played:
-    """Plays to the stop. `arrivals`: milliseconds from a slot's launch to its ballot. `cut`: who comes last was cut at the deadline."""
-    standing, coming, now = Standing(), list[tuple[float, int]](), 0.0
+def play(
+    asked: Asked, votes: Mapping[int, Vote], arrivals: Mapping[int, float], *, absent: frozenset[int], cut: bool
+) -> Played:
+    """Plays to the stop. `arrivals`: milliseconds from a slot's launch to its ballot.
+
+    `absent` could not be asked. `cut`: who comes last was cut at the deadline.
+    """
+    standing, coming, now = Standing(failed=absent), list[tuple[float, int]](), 0.0
     while True:
         match step(asked, standing):
             case Launch(slots):
@@ -76,6 +82,31 @@ def play(asked: Asked, votes: Mapping[int, Vote], arrivals: Mapping[int, float],
                 standing = standing.after(slot, votes.get(slot))
             case Stop(_, early):
                 return Played(standing, early)
+
+
+def _played(stored: Stored, setting: Setting, votes: Mapping[int, Vote]) -> Played:
+    """Where it stood then, if nothing that is changed moves the stop; else where it would have stood."""
+    if stored.verdict is not None and _stops_alike(stored, setting):
+        return _as_it_went(stored, stored.verdict, votes)
+    absent = frozenset(b.slot for b in stored.ballots if b.status == "failed" and b.round == 0)
+    return play(_asked(setting), votes, _arrivals(stored), absent=absent, cut=_was_cut(stored))
+
+
+def _stops_alike(stored: Stored, setting: Setting) -> bool:
+    """Whether it stops where it did: another threshold moves no stop but that of a cascade."""
+    terms = setting.terms if setting.mode == "cascade" else replace(setting.terms, threshold=stored.terms.threshold)
+    return (setting.mode, setting.spec, terms) == (stored.tournament.mode, stored.spec, stored.terms)
+
+
+def _as_it_went(stored: Stored, verdict: Verdict, votes: Mapping[int, Vote]) -> Played:
+    arrivals = _arrivals(stored)
+    heard = sorted(arrivals, key=lambda slot: (arrivals[slot], slot))
+    standing = Standing(
+        votes=tuple(votes[slot] for slot in heard if slot in votes),
+        running=frozenset(ballot.slot for ballot in stored.ballots if ballot.slot not in arrivals),
+        failed=frozenset(slot for slot in heard if slot not in votes),
+    )
+    return Played(standing, "early_stopped" in verdict.flags, _was_cut(stored))
 
 
 # ---- what it goes by
@@ -124,7 +155,7 @@ def _was_cut(stored: Stored) -> bool:
 
 
 def _is_late(ballot: Ballot, stored: Stored) -> bool:
-    return _was_cut(stored) and ballot.status == "failed" and ballot.why == "deadline"
+    return _was_cut(stored) and ballot.status == "failed" and ballot.why == LATE
 
 
 # ---- what they said
@@ -218,7 +249,7 @@ def _ballot(ballot: Ballot, played: Played, finding: Finding, setting: Setting) 
     if ballot.slot in standing.failed and ballot.status in {"ok", "unparsed"}:
         return replace(ballot, status="unparsed", answer=None, cluster=None, why=_why_unparsed(ballot, setting.spec))
     if ballot.slot in standing.running:
-        status, why = ("failed", "deadline") if played.cut else ("cancelled", ballot.why)
+        status, why = ("failed", LATE) if played.cut else ("cancelled", ballot.why)
         return replace(ballot, status=status, answer=None, cluster=None, why=why)
     return ballot
 
@@ -237,7 +268,7 @@ def _reason(
 ) -> Missing:
     if seat.slot in played.standing.running:
         if played.cut:
-            return Missing(seat.model, "deadline", "it had not answered at the deadline")
+            return Missing(seat.model, LATE, "it had not answered at the deadline")
         return Missing(seat.model, "cancelled", "its answer was not needed any more")
     if ballot is None or ballot.status in UNHEARD:
         return Missing(seat.model, "not_heard", "no answer of it is stored, and a replay asks nobody")

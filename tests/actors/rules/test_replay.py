@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from msgspec.structs import replace
 from tournaments import MODELS, ballot, opened, played, terms, verdict
 
 from actors.rules.replay import replayed
@@ -132,10 +133,38 @@ def test_what_was_wrong_with_a_member_is_told_as_it_was_then():
 
 
 def test_differences_are_named_with_what_was_and_what_is():
-    kept = held("yyn", terms=terms(3, latency="fast"))
-    kept.verdict = verdict(ballots=tuple(kept.ballots), flags=[], status="consensus")
-    assert differs(replay(kept)) == {"flags": ([], ["early_stopped"])}
-    assert differs(replay(kept, threshold="3/4"))["status"] == ("consensus", "majority")
+    kept = held("yyn")
+    kept.verdict = replay(kept, min_live=3).verdict
+    assert differs(replay(kept, threshold="3/4")) == {"status": ("consensus", "majority")}
+    changed = differs(replay(kept, mode="race"))
+    assert changed["mode"] == ("vote", "race")
+    assert changed["answer_kind"] == ("voted", "first")
+    assert changed["status"] == ("consensus", "unscored")
+
+
+@pytest.mark.parametrize("seed", range(400))
+def test_played_again_it_stops_where_it_did(seed):
+    asked, ballots, told = played(random.Random(seed))
+    kept = stored(asked, ballots, told)
+    kept.terms = terms_that_look_changed(kept.terms)
+    again = replay(kept, min_live=asked.terms.min_live)
+    assert again.differs == []
+    assert again.not_heard == []
+
+
+def terms_that_look_changed(held):
+    """With another `min_live`, which the replay then puts back."""
+    return replace(held, min_live=held.min_live + 1)
+
+
+def test_a_member_that_could_not_be_asked_is_failed_from_the_start():
+    kept = held("yy-", terms=terms(3))
+    kept.ballots[2].round = 0
+    again = replay(kept).verdict
+    assert (again.status, again.flags) == ("consensus", ["degraded"])
+    assert [m.model for m in again.missing] == [MODELS[2]]
+    kept.ballots[2].round = 1
+    assert replay(kept).verdict.missing == []
 
 
 def test_an_unfinished_one_is_evaluated_from_what_came_and_differs_from_nothing():
