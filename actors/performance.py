@@ -119,7 +119,7 @@ def _parameters(within: Within) -> Mapping[str, Any]:
 
 
 def _model(row: Any) -> ModelPerformance:
-    model, task, calls, answers, errors, p50, p95, first_p50, first_p95, cost, said, times_said = row
+    model, task, calls, answers, errors, p50, p95, first_p50, first_p95, cost, said, times_said, *agreed = row
     return ModelPerformance(
         model=model,
         task_type=task,
@@ -132,6 +132,8 @@ def _model(row: Any) -> ModelPerformance:
         first_token_p50_ms=_ms(first_p50),
         first_token_p95_ms=_ms(first_p95),
         cost_per_answer_nano_usd=cost,
+        agreement=agreed[0],
+        agreement_n=agreed[1],
         feedback_mean=said,
         feedback_n=times_said,
     )

@@ -67,7 +67,8 @@ class ModelPerformance(Struct, kw_only=True):
     """How a model did at a kind of task (null: calls that named none). Latencies in ms, exact quantiles by nearest rank.
 
     `calls` are attempts, `answers` those that ended well: latency and cost are theirs alone. `error_rate` is errors of answers and
-    errors together. What is null is not known: the cost where no answer had a price, `agreement` without tournaments.
+    errors together. What is null is not known: the cost where no answer had a price, `agreement` (of `agreement_n` ballots those that gave what was decided or
+    reviewed, in everybody's tournaments of all times) without tournaments.
     """
 
     model: str
@@ -81,7 +82,8 @@ class ModelPerformance(Struct, kw_only=True):
     first_token_p50_ms: float | None
     first_token_p95_ms: float | None
     cost_per_answer_nano_usd: int | None
-    agreement: float | None = None
+    agreement: float | None
+    agreement_n: int
     feedback_mean: float | None
     feedback_n: int
 

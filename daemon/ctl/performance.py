@@ -45,6 +45,7 @@ MODELS = (
     Column("FIRST P95", "first_token_p95_ms", milliseconds, right=True),
     Column("COST/ANSWER", "cost_per_answer_nano_usd", _cost, right=True),
     Column("AGREEMENT", "agreement", percent, right=True, if_any=True),
+    Column("OF", "agreement_n", count, right=True, if_any=True),
     Column("FEEDBACK", "feedback_mean", _rating, right=True),
     Column("N", "feedback_n", count, right=True),
 )

@@ -116,3 +116,13 @@ def test_under_a_key_it_is_held_once(daemon):
             ends.append(lines.until_end_of(number)[-1]["value"])
     assert ends[0] == ends[1]
     assert len({row["call_id"] for row in daemon.call("usage", user="keyed")["rows"]}) == 1
+
+
+def test_how_often_models_agree_with_what_was_decided_shows_in_performance(daemon):
+    members = [f"{name}:{says('ANSWER: ' + said)}" for name, said in (("one", "yes"), ("two", "yes"), ("three", "no"))]
+    for _ in range(2):
+        daemon.call("tournament", prompt="Is it?", members=members, answer="bool", latency="fast", task_type="dialogue")
+    rows = {row["model"]: row for row in daemon.call("performance", task="dialogue")["rows"]}
+    told = {model: (row["agreement"], row["agreement_n"]) for model, row in rows.items() if model in members}
+    assert told[members[0]] == (1.0, 2)
+    assert told.get(members[2], (0.0, 2)) == (0.0, 2)

@@ -52,13 +52,15 @@ said AS MATERIALIZED (
         AND (:user IS NULL OR usage.user = :user OR (usage.user >= :user || '/' AND usage.user < :user || '0'))
     GROUP BY model, task_type)
 SELECT wanted.model, wanted.task_type, calls, answers, errors, half.us, most.us, first_half.us, first_most.us, cost,
-    said.mean, coalesce(said.n, 0)
+    said.mean, coalesce(said.n, 0), CAST(agreed AS REAL) / counted, coalesce(counted, 0)
 FROM wanted
     LEFT JOIN latencies AS half ON half.rank = p50
     LEFT JOIN latencies AS most ON most.rank = p95
     LEFT JOIN firsts AS first_half ON first_half.rank = first_p50
     LEFT JOIN firsts AS first_most ON first_most.rank = first_p95
     LEFT JOIN said ON said.model = wanted.model AND said.task_type IS wanted.task_type
+    LEFT JOIN reliability ON reliability.model = wanted.model AND reliability.task_type = coalesce(wanted.task_type, '')
+        AND counted > 0
 ORDER BY calls DESC, wanted.model, wanted.task_type LIMIT 1000
 
 -- name: arms
