@@ -96,12 +96,18 @@ def _say_fault(arguments: Namespace, fault: QuorumError) -> None:
         if isinstance(fault, OverrideRequired) and "yes" in arguments:
             say("to continue all the same, say it again with --yes")
             if alternative := fault.detail.get("alternative"):
-                say(f"to use the free model instead, say it again with -m {alternative}")
+                say(f"to use {_instead(arguments, alternative)}")
         return
     document: dict[str, Any] = {"code": fault.code, "message": fault.message, "detail": fault.detail}
     if fault.retry_after_s is not None:
         document["retry_after_s"] = fault.retry_after_s
     say(json.dumps(document))
+
+
+def _instead(arguments: Namespace, alternative: str) -> str:
+    if "model" in arguments:
+        return f"the free model instead, say it again with -m {alternative}"
+    return "free local models alone, say it again with --on-tight-budget local_only"
 
 
 def _say_unreachable(arguments: Namespace, error: ConnectionError) -> None:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from protocols.chat import ChatAnswer
     from protocols.client import BlockingClient
 
+    Local = Callable[[str], tuple[str, dict[str, Any]]]
+    """Makes of the free model what the choice of it is called, and the params that change with it."""
+
 PARAMS = {
     "model": "model",
     "provider": "provider",
@@ -51,22 +54,34 @@ def question_options(parser: ArgumentParser) -> None:
         help="while other calls hold the rest of a budget: refuse, wait, or run if less than the budget is spent",
     )
     parser.add_argument("--system", metavar="S", help="a system message before the prompt")
-    parser.add_argument("prompt", metavar="PROMPT", nargs="*", help="the prompt; without one, or with `-`, from stdin")
+    prompt_option(parser)
 
 
 def question(arguments: Namespace) -> tuple[list[Any], dict[str, Any]]:
     """The messages of a question, and its other params. Raises UsageError when there is none."""
-    prompt = " ".join(arguments.prompt)
-    if prompt in ("", "-"):
-        prompt = _from_stdin()
-    if not prompt.strip():
-        raise UsageError('the prompt is empty; give it as arguments, `daemonctl chat "Say hello"`, or on stdin')
-    f"{prompt}{arguments.system}".encode()  # raises UnicodeError for bytes that are not UTF-8
+    prompt = typed_prompt(arguments)
+    f"{arguments.system}".encode()  # raises UnicodeError, see `typed_prompt`
     messages = [{"role": "user", "content": prompt}]
     if arguments.system:
         messages.insert(0, {"role": "system", "content": arguments.system})
     given = {param: getattr(arguments, option) for option, param in PARAMS.items()}
     return messages, {param: value for param, value in given.items() if value is not None}
+
+
+def typed_prompt(arguments: Namespace) -> str:
+    """The prompt, typed or from stdin. Raises UsageError when there is none, UnicodeError for bytes that are not UTF-8."""
+    prompt = " ".join(arguments.prompt)
+    if prompt in ("", "-"):
+        prompt = _from_stdin()
+    if not prompt.strip():
+        raise UsageError('the prompt is empty; give it as arguments, `daemonctl chat "Say hello"`, or on stdin')
+    prompt.encode()
+    return prompt
+
+
+def prompt_option(parser: ArgumentParser) -> None:
+    """The words of a prompt."""
+    parser.add_argument("prompt", metavar="PROMPT", nargs="*", help="the prompt; without one, or with `-`, from stdin")
 
 
 def chat_options(parser: ArgumentParser) -> None:
@@ -84,7 +99,7 @@ def run(arguments: Namespace, connect: Connect) -> int:
         wishes["idempotency_key"] = arguments.idempotency_key
     show = _show_json if arguments.json else _show_whole if arguments.no_stream else _show_pieces
     with connect() as quorum:
-        return _confirmed(arguments, lambda **change: show(quorum, messages, _with(wishes, change)))
+        return confirmed(arguments, lambda **change: show(quorum, messages, _with(wishes, change)), _local_model)
 
 
 def _from_stdin() -> str:
@@ -97,32 +112,42 @@ def _with(wishes: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return {param: value for param, value in {**wishes, **change}.items() if value is not None}
 
 
-def _confirmed(arguments: Namespace, ask: Callable[..., None]) -> int:
-    """Asks; once more as the user wants if the budget is used up. Raises OverrideRequired when nobody can be asked."""
+def _local_model(alternative: str) -> tuple[str, dict[str, Any]]:
+    return alternative, {
+        "model": alternative,
+        "provider": None,
+        "hint": None,
+    }  # which may name the one that costs money
+
+
+def confirmed(arguments: Namespace, ask: Callable[..., int], local: Local) -> int:
+    """Asks; once more as the user wants if the budget is used up. Raises OverrideRequired when nobody can be asked.
+
+    `ask` takes the params that change and returns the exit code.
+    """
     try:
-        ask()
+        return ask()
     except OverrideRequired as fault:
         if arguments.yes:
             choice = "y"
         elif arguments.json or not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise
         else:
-            choice = _choice(fault)
+            choice = _choice(fault, local)
         match choice, fault.detail.get("alternative"):
             case "y" | "yes", _:
-                ask(override_token=fault.detail["override_token"])
+                return ask(override_token=fault.detail["override_token"])
             case "l" | "local", str(alternative):
-                ask(model=alternative, provider=None, hint=None)  # these may name the provider that costs money
+                return ask(**local(alternative)[1])
             case _:
                 return UNCONFIRMED
-    return OK
 
 
-def _choice(fault: OverrideRequired) -> str:
+def _choice(fault: OverrideRequired, local: Local) -> str:
     """What the user wants instead; the daemon's message says what it would cost."""
     say(fault.message)
     if alternative := fault.detail.get("alternative"):
-        say(f"y: continue, l: {alternative} instead, N: neither [y/l/N] ", end="")
+        say(f"y: continue, l: {local(alternative)[0]} instead, N: neither [y/l/N] ", end="")
     else:
         say("y: continue, N: stop [y/N] ", end="")
     typed = sys.stdin.readline()
@@ -131,20 +156,21 @@ def _choice(fault: OverrideRequired) -> str:
     return typed.strip().lower()
 
 
-def _show_json(quorum: BlockingClient, messages: list[Any], wishes: dict[str, Any]) -> None:
+def _show_json(quorum: BlockingClient, messages: list[Any], wishes: dict[str, Any]) -> int:
     answer = quorum.call("chat", messages=messages, **wishes)
     print_json(answer)
     if answer["simulated"]:
         say(SIMULATED)
+    return OK
 
 
-def _show_whole(quorum: BlockingClient, messages: list[Any], wishes: dict[str, Any]) -> None:
+def _show_whole(quorum: BlockingClient, messages: list[Any], wishes: dict[str, Any]) -> int:
     answer = quorum.chat(messages, **wishes)
-    _write(answer.text)
-    _finish(answer, answer.text)
+    write(answer.text)
+    return _finish(answer, answer.text)
 
 
-def _show_pieces(quorum: BlockingClient, messages: list[Any], wishes: dict[str, Any]) -> None:
+def _show_pieces(quorum: BlockingClient, messages: list[Any], wishes: dict[str, Any]) -> int:
     from protocols.chat import Delta  # msgspec's 20 ms are not for `--help`
 
     pieces = quorum.stream(messages, **wishes)
@@ -152,20 +178,20 @@ def _show_pieces(quorum: BlockingClient, messages: list[Any], wishes: dict[str, 
     for piece in pieces:
         match piece:
             case Delta(text=text):
-                _write(text)
-    _finish(pieces.answer, text)
+                write(text)
+    return _finish(pieces.answer, text)
 
 
-def _write(text: str) -> None:
-    """On a terminal without what would command it; into a pipe or file as the model wrote it."""
+def write(text: str) -> None:
+    """Prints what a model wrote: on a terminal without what would command it; into a pipe or file as the model wrote it."""
     sys.stdout.write(safe(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
-def _finish(answer: ChatAnswer, text: str) -> None:
+def _finish(answer: ChatAnswer, text: str) -> int:
     """Ends the last line, and says on stderr how the answer came about."""
     if not text.endswith("\n"):
-        _write("\n")
+        write("\n")
     for warning in answer.warnings:
         if warning.code != "simulated":  # said below in any case
             say(f"daemonctl: {warning.message}")
@@ -173,6 +199,7 @@ def _finish(answer: ChatAnswer, text: str) -> None:
         say(SIMULATED)
     if sys.stderr.isatty():
         say(_how(answer), dim=True)
+    return OK
 
 
 def _how(answer: ChatAnswer) -> str:

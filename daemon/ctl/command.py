@@ -20,6 +20,7 @@ REFUSED = 1
 USAGE = 2
 NOT_REACHABLE = 3
 UNCONFIRMED = 4
+NEEDS_REVIEW = 5
 INTERRUPTED = 130
 READER_GONE = 141
 """As a shell reports a program that SIGPIPE ended."""

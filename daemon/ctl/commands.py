@@ -7,6 +7,8 @@ from daemon.ctl.command import Entry
 COMMANDS = (
     Entry("status", "Shows how the daemon, its providers and its budgets are; exits 1 when degraded."),
     Entry("chat", "Asks a model; the answer is printed as it comes."),
+    Entry("tournament", "Asks several models and tells whether they agree; exits 5 when a person should look."),
+    Entry("ask", "The same as `tournament`."),
     Entry("explain", "Shows which model would answer and why; nobody is called."),
     Entry("estimate", "Reckons what a call, or many calls of some tasks, would cost; nobody is called."),
     Entry("recommend", "Names the model for a task at each quality tier; nobody is called."),

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """What commands a terminal, and what turns the direction of a line, so that it reads as another."""
+_BLOCKS, _ASCII = "█▒░", "#+."
+"""What a bar is made of: full, promised, free."""
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _CENT, _LEAST = 10_000_000, 1_000_000
 _ROOM = range(4, 21)
@@ -62,6 +64,19 @@ def can_show(signs: str) -> bool:
     except UnicodeError:
         return False
     return True
+
+
+def bar(full: int, promised: int, width: int) -> str:
+    """A bar of so many cells: some full, some promised, the rest free."""
+    signs = _BLOCKS if can_show(_BLOCKS) else _ASCII
+    return signs[0] * full + signs[1] * promised + signs[2] * (width - full - promised)
+
+
+def one_line(text: str, room: int) -> str:
+    """The beginning of a text, on one line of so many characters."""
+    line = " ".join(safe(text).split())
+    end = "…" if can_show("…") else "..."
+    return line if len(line) <= room else line[: room - len(end)] + end
 
 
 def plain(value: Any) -> str:

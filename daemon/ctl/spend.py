@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from daemon.ctl.command import Command
-from daemon.ctl.output import Column, can_show, count, limit, moment, money, plain, put, result, rounded, table
+from daemon.ctl.output import Column, bar, count, limit, moment, money, plain, put, result, rounded, table
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 
 YELLOW_AT, RED_AT = 75, 90
 """Per cent of a limit."""
-
-SPENT, HELD, FREE = 0, 1, 2
-BLOCKS, ASCII = "█▒░", "#+."
-"""What a bar is made of: spent, held, free."""
 
 
 def _percent(tenths: int | None) -> str:
@@ -46,12 +42,7 @@ def _bar(row: Mapping[str, Any], width: int) -> str:
     full = min(_share(spent, most, width), width) or int(spent > 0)
     room = width - full - int(spent + held < most)
     promised = min(max(_share(spent + held, most, width) - full, int(held > 0)), room)
-    signs = _signs()
-    return signs[SPENT] * full + signs[HELD] * promised + signs[FREE] * (width - full - promised)
-
-
-def _signs() -> str:
-    return BLOCKS if can_show(BLOCKS) else ASCII
+    return bar(full, promised, width)
 
 
 def _share(part: int, whole: int, of: int) -> int:

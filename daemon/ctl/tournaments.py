@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from daemon.ctl.command import Command
-from daemon.ctl.output import Column, milliseconds, moment, money, plain, put, result, table
+from daemon.ctl.output import Column, milliseconds, moment, money, one_line, plain, put, result, table
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -18,8 +18,7 @@ ROOM = 60
 
 def short(text: str | None) -> str:
     """The beginning of a text, on one line."""
-    line = " ".join((text or "-").split())
-    return line if len(line) <= ROOM else f"{line[: ROOM - 1]}…"
+    return one_line(text or "-", ROOM)
 
 
 COLUMNS = (

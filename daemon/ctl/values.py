@@ -1,4 +1,4 @@
-"""What is typed, as values: amounts, reasons, times. Each raises ArgumentTypeError with what to type instead."""
+"""What is typed, as values: amounts, reasons, names, times. Each raises ArgumentTypeError with what to type instead."""
 
 from __future__ import annotations
 
@@ -45,6 +45,14 @@ def why(text: str) -> str:
     if len(text) > LONGEST_WHY:
         raise ArgumentTypeError(f"the reason is longer than {LONGEST_WHY} characters")
     return text
+
+
+def names(text: str) -> list[str]:
+    """Names with commas between them."""
+    found = [name for part in text.split(",") if (name := part.strip())]
+    if not found:
+        raise ArgumentTypeError("it is empty; write names with commas between them, like a,b,c")
+    return found
 
 
 def from_now(text: str) -> str:

@@ -75,10 +75,14 @@ class StreamReply(Reply):
         return bool(self.pieces) or self.outcome is not None
 
     def put(self, value: Raw) -> None:
-        """See `Reply.put`: waiting for the reader would hold up every other call of the connection."""
+        """See `Reply.put`."""
+        self.keep(plain(value))
+
+    def keep(self, piece: Any) -> None:
+        """Adds a piece. Raises Busy: waiting for the reader would hold up every other call of the connection."""
         if len(self.pieces) >= MAX_PENDING:
             raise Busy(f"{MAX_PENDING} items wait to be read and more come; read this stream faster")
-        self.pieces.append(plain(value))
+        self.pieces.append(piece)
 
 
 class ChatReply(StreamReply):
@@ -99,9 +103,7 @@ class ChatReply(StreamReply):
         if len(self.pieces) >= self._merge_at:
             self.pieces = deque(merged(self.pieces))
             self._merge_at = max(_MERGE_AT, 2 * len(self.pieces))
-        if len(self.pieces) >= MAX_PENDING:
-            raise Busy(f"{MAX_PENDING} pieces wait to be read and more come; read this stream faster")
-        self.pieces.append(piece)
+        self.keep(piece)
 
 
 def plain(value: Raw) -> Any:
@@ -109,7 +111,7 @@ def plain(value: Raw) -> Any:
     try:
         return decode_value(value, Any)
     except UNREADABLE as error:
-        raise _not_understood("value", error) from None
+        raise not_understood("value", error) from None
 
 
 def chat_piece(value: Raw) -> Item | None:
@@ -120,7 +122,7 @@ def chat_piece(value: Raw) -> Item | None:
         untyped = plain(value)
         if isinstance(untyped, dict) and untyped.get("type") not in _KNOWN_PIECES:
             return None
-        raise _not_understood("piece", error) from None
+        raise not_understood("piece", error) from None
 
 
 def chat_answer(value: Raw) -> ChatAnswer:
@@ -138,7 +140,7 @@ def _newer_answer(untyped: Any) -> ChatAnswer:
         untyped["decision"]["reason"] = _KNOWN_REASON
         answer = msgspec.convert(untyped, ChatAnswer)
     except (*UNREADABLE, LookupError, TypeError) as error:
-        raise _not_understood("answer", error) from None
+        raise not_understood("answer", error) from None
     answer.decision = msgspec.structs.replace(answer.decision, reason=reason)
     return answer
 
@@ -176,12 +178,8 @@ def chat_params(prompt: Prompt, params: dict[str, Any], *, stream: bool) -> dict
     return {"messages": messages, "stream": stream, **params}
 
 
-def tournament_params(prompt: Prompt, params: dict[str, Any]) -> dict[str, Any]:
-    """The params of a tournament."""
-    return {"prompt" if isinstance(prompt, str) else "messages": prompt, **params}
-
-
-def _not_understood(what: str, error: Exception) -> ProtocolViolation:
+def not_understood(what: str, error: Exception) -> ProtocolViolation:
+    """The fault of a value that is none."""
     return ProtocolViolation(f"the daemon's {what} is not understood, perhaps it is newer than this client: {error}")
 
 

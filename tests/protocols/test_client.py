@@ -10,8 +10,10 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import msgspec
 import pytest
 from scripted_daemon import CLOSE, HANG, Pieces, ScriptedDaemon, chat_answer, delta, fault
+from tournaments import ballot, verdict
 
 from protocols import errors
 from protocols.chat import Delta, Message, Reasoning, ToolCallDelta
@@ -26,6 +28,8 @@ from protocols.client import (
     replies,
     socket_path,
 )
+from protocols.money import NanoUSD
+from protocols.tournament import AnswerSpec, Bounded, Cancelled, Cast, Decided, Judging, Launched
 from protocols.wire import encode_frame
 
 if TYPE_CHECKING:
@@ -46,6 +50,22 @@ def daemon(tmp_path: Path) -> Iterator[ScriptedDaemon]:
         yield daemon
 
 
+PROGRESS = [
+    Bounded(
+        tournament_id="t1",
+        mode="vote",
+        members=["openai:a", "ollama:b"],
+        bench=[],
+        judges=[],
+        aggregator=None,
+        bound_nano_usd=NanoUSD(9000),
+    ),
+    Launched(["openai:a", "ollama:b"]),
+    Judging("openai:c", "which answers say the same"),
+    Cast(ballot(0, "yes")),
+    Decided("majority", "all were heard"),
+    Cancelled(["ollama:b"]),
+]
 STORY = Pieces([delta("Once "), delta("upon")], chat_answer("Once upon"))
 
 
@@ -87,14 +107,21 @@ class TestCalls:
         ]
 
     async def test_a_tournament_takes_a_prompt_or_messages(self, daemon):
-        daemon.table["tournament"] = {"status": "unanimous"}
+        daemon.table["tournament"] = verdict()
         async with connect(path=daemon.path) as quorum:
-            assert await quorum.tournament("Is 7 prime?", answer="bool") == {"status": "unanimous"}
+            told = await quorum.tournament("Is 7 prime?", answer="bool", deadline_s=9)
         with connect_blocking(path=daemon.path) as blocking_quorum:
-            blocking_quorum.tournament([Message("user", "Is 8 prime?")])
-        assert [call["params"] for call in daemon.calls] == [
-            {"prompt": "Is 7 prime?", "answer": "bool"},
-            {"messages": [{"role": "user", "content": "Is 8 prime?"}]},
+            answer = AnswerSpec(type="choice", choices=("yes", "no"))
+            assert blocking_quorum.tournament([Message("user", "Is 8 prime?")], answer=answer) == told == verdict()
+        assert [(call["params"], call.get("deadline_s")) for call in daemon.calls] == [
+            ({"prompt": "Is 7 prime?", "answer": "bool"}, 9),
+            (
+                {
+                    "messages": [{"role": "user", "content": "Is 8 prime?"}],
+                    "answer": {"type": "choice", "choices": ["yes", "no"]},
+                },
+                None,
+            ),
         ]
 
     async def test_calls_run_side_by_side_and_answers_find_their_callers(self, daemon):
@@ -186,6 +213,34 @@ class TestStreams:
             list(blocking_stream)
             with pytest.raises(RuntimeError, match="read once"):
                 list(blocking_stream)
+
+    async def test_progress_of_a_tournament_comes_and_then_its_verdict(self, daemon):
+        daemon.table["tournament"] = Pieces(PROGRESS, verdict())
+        async with connect(path=daemon.path) as quorum:
+            stream = quorum.tournament_stream("Is 7 prime?", answer="bool", deadline_s=9)
+            with pytest.raises(RuntimeError, match="to the end first"):
+                _ = stream.answer
+            assert [item async for item in stream] == PROGRESS
+            assert stream.answer == verdict()
+        with connect_blocking(path=daemon.path) as blocking_quorum:
+            blocking_stream = blocking_quorum.tournament_stream([Message("user", "Is 8 prime?")])
+            assert list(blocking_stream) == PROGRESS
+            assert blocking_stream.answer == verdict()
+        assert [(call["params"], call.get("deadline_s")) for call in daemon.calls] == [
+            ({"prompt": "Is 7 prime?", "answer": "bool", "stream": True}, 9),
+            ({"messages": [{"role": "user", "content": "Is 8 prime?"}], "stream": True}, None),
+        ]
+
+    async def test_leaving_a_tournament_early_cancels_it(self, daemon):
+        daemon.table["tournament"] = Pieces(PROGRESS, HANG)
+        async with connect(path=daemon.path) as quorum:
+            async for _ in quorum.tournament_stream("Is 7 prime?"):
+                break
+            await anyio.to_thread.run_sync(daemon.until, lambda: daemon.cancels == [1])
+        with connect_blocking(path=daemon.path) as blocking_quorum:
+            for _ in blocking_quorum.tournament_stream("Is 7 prime?"):
+                break
+            daemon.until(lambda: daemon.cancels == [1, 1])
 
     async def test_items_of_any_method_are_plain(self, daemon):
         daemon.table["events"] = Pieces([{"type": "alert"}, 7], {"n": 2})
@@ -496,6 +551,35 @@ class TestANewerDaemon:
             with pytest.raises(errors.ProtocolViolation, match="answer is not understood"):
                 await quorum.chat("hi")
 
+    async def test_of_a_verdict_unknown_words_are_kept_and_unknown_progress_is_passed_over(self, daemon):
+        words = {"status": "hung", "answer_kind": "sung", "mode": "duel", "flags": ["degraded", "tired"]}
+        newer = {**msgspec.to_builtins(verdict()), **words, "mood": "good"}
+        daemon.table["tournament"] = Pieces([{"type": "smell", "of": "roses"}, PROGRESS[1]], newer)
+        async with connect(path=daemon.path) as quorum:
+            stream = quorum.tournament_stream("Is 7 prime?")
+            assert [item async for item in stream] == [PROGRESS[1]]
+        assert {name: getattr(stream.answer, name) for name in words} == words
+        assert stream.answer.ballots == verdict().ballots
+
+    @pytest.mark.parametrize(
+        "change", [{"ballots": 7}, {"status": 7}, {"status": "hung", "flags": [7]}, {"status": "hung", "answer": 7}]
+    )
+    async def test_a_verdict_that_is_none_is_a_clear_error(self, daemon, change):
+        daemon.table["tournament"] = {**msgspec.to_builtins(verdict()), **change}
+        async with connect(path=daemon.path) as quorum:
+            with pytest.raises(errors.ProtocolViolation, match="verdict is not understood"):
+                await quorum.tournament("Is 7 prime?")
+            daemon.table["tournament"] = 7
+            with pytest.raises(errors.ProtocolViolation, match="verdict is not understood"):
+                await quorum.tournament("Is 7 prime?")
+
+    @pytest.mark.parametrize("item", [{"type": "launched"}, 7])
+    async def test_known_progress_that_is_wrong_is_a_clear_error(self, daemon, item):
+        daemon.table["tournament"] = Pieces([item], verdict())
+        async with connect(path=daemon.path) as quorum:
+            with pytest.raises(errors.ProtocolViolation, match="progress is not understood"):
+                [_ async for _ in quorum.tournament_stream("Is 7 prime?")]
+
     async def test_a_known_piece_that_is_wrong_is_a_clear_error(self, daemon):
         daemon.table["chat"] = Pieces([{"type": "delta"}], chat_answer())
         async with connect(path=daemon.path) as quorum:
@@ -622,12 +706,12 @@ import sys
 from protocols.client import connect, connect_blocking
 with connect_blocking(path=sys.argv[1]) as quorum:
     quorum.call("ping")
-loaded = {name.partition(".")[0] for name in sys.modules} - {"__main__"}
-print(*sorted(loaded & {"actors", "daemon", "rich", "httpx", "anyio", "asyncio", "pykka", "structlog", "uvloop"}))
+loaded = {name if name == "protocols.tournament" else name.partition(".")[0] for name in sys.modules}
+print(*sorted(loaded & {"actors", "daemon", "protocols.tournament", "rich", "httpx", "anyio", "asyncio", "pykka", "structlog", "uvloop"}))
 """
 
 
-def test_blocking_use_loads_neither_anyio_nor_anything_above(daemon):
+def test_blocking_use_loads_neither_anyio_nor_anything_above_nor_what_only_tournaments_need(daemon):
     daemon.table["ping"] = {}
     loaded = subprocess.run([sys.executable, "-c", SCRIPT, daemon.path], capture_output=True, text=True, check=True)
     assert loaded.stdout == "\n"

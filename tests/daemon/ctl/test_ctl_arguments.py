@@ -81,6 +81,18 @@ from protocols.client import NotReachable
         ("overrides revoke", "required: ID"),
         ("audit --before x", "invalid int value: 'x'"),
         ("chat --admission never hi", "choose from 'strict'"),
+        ("tournament", "the prompt is empty"),
+        ("ask -", "the prompt is empty"),
+        ("ask --answer moon hi", "choose from 'bool', 'choice'"),
+        ("ask --mode duel hi", "choose from 'vote', 'pick'"),
+        ("ask --latency slow hi", "choose from 'frugal'"),
+        ("ask --on-tight-budget cry hi", "choose from 'shrink'"),
+        ("ask --members , hi", "write names with commas between them, like a,b,c"),
+        ("ask -n many hi", "invalid int value"),
+        ("ask --tolerance 0.5 hi", "--tolerance needs the type of the answer, such as --answer number"),
+        ("ask --unit km hi", "--unit needs the type"),
+        ("tournament show t1", "`tournaments show` has an s"),
+        ("ask replay t1", "`tournaments replay` has an s"),
     ],
 )
 def test_wrong_usage_exits_2_with_a_sentence_that_says_what_to_do(ctl, typed, advice):

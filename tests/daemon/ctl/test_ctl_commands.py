@@ -640,6 +640,14 @@ CASES = [
     ),
     ("settings unset month_usd", "settings.unset", {"key": "month_usd"}, SETTING, ["month_usd = 12.5 (user)"]),
     (
+        "tournament Is 2027 prime",
+        "tournament",
+        {"prompt": "Is 2027 prime"},
+        TOLD,
+        ["majority: yes; not everybody gave", "ollama:b (not_heard): nobody asked it", "$0.042 of at most $0.05"],
+    ),
+    ("ask hi --answer bool", "tournament", {"prompt": "hi", "answer": "bool"}, TOLD, ["majority: yes"]),
+    (
         "tournaments --last 5 --before t9 --state done --task t --user bob",
         "tournaments",
         {"last": 5, "before": "t9", "state": "done", "task": "t", "user": "bob"},
