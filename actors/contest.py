@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 
 from msgspec import Struct
@@ -43,12 +43,16 @@ class Lane:
 
 
 class Run(Struct):
-    """A member that was launched. State: its hold once it has its turn; its ballot, and what is missing of it, once it has ended."""
+    """A member that was launched.
+
+    State: its hold, and the limit of its turn, once it has that; its ballot, and what is missing of it, once it has ended.
+    """
 
     seat: Seat
     bid: Bid
     round: int
     held: Held | None = None
+    limit: Limit | None = None
     ballot: Ballot | None = None
     missing: Missing | None = None
     answer: Canonical | None = None
@@ -80,7 +84,8 @@ class Contest:
         self._emit = emit
         self._keep = keep
         self._seats = panel.seats
-        self._lanes = _lanes(lanes)
+        self._members = {seat.slot for seat in panel.terms.members}
+        self._lanes = _lanes(lanes, self._members & panel.bids.keys())
         self.runs: dict[int, Run] = {}
         self.absent: list[tuple[Ballot, Missing]] = []
         self._tasks: dict[asyncio.Task[Reply], int] = {}
@@ -134,8 +139,10 @@ class Contest:
         self._round += 1
         for slot in slots:
             bid = self._panel.bids[slot]
-            bid.call.interrupted = self._interrupted(bid.call.interrupted)
             run = self.runs[slot] = Run(self._seats[slot], bid, self._round)
+            bid.call.interrupted = self._interrupted(run, bid.call.interrupted)
+            if slot in self._lanes and slot not in self._members:
+                self._lanes[slot].waiting += 1
             self._tasks[self._loop.create_task(self._ask(run))] = slot
         self._standing = Standing(
             votes=self._standing.votes,
@@ -146,8 +153,8 @@ class Contest:
 
     def _held(self, run: Run) -> Held:
         """A member's hold is its group's; whoever stands in for one takes its own."""
-        bid, member = run.bid, run.seat in self._panel.terms.members
-        taken = self._group.hand_over(bid.reserve.start.usage_id) if member else None
+        bid, is_member = run.bid, run.seat.slot in self._members
+        taken = self._group.hand_over(bid.reserve.start.usage_id) if is_member else None
         return self._asking.held(bid.prepared, bid.target, bid.reserve, taken)
 
     async def _ask(self, run: Run) -> Reply:
@@ -158,7 +165,7 @@ class Contest:
                 await stack.enter_async_context(lane.turn)
                 share_s = (self._until - self._loop.time()) / max(lane.waiting, 1)
                 lane.waiting -= 1
-                stack.enter_context(Limit(self._loop, share_s))
+                run.limit = stack.enter_context(Limit(self._loop, share_s))
             run.held = held = self._held(run)
             try:
                 return await self._asking.ask(run.bid.prepared, run.bid.target, run.bid.call, held)
@@ -166,9 +173,14 @@ class Contest:
                 if held.end is not None:
                     self._asking.tell(run.bid.call, run.bid.target, held)
 
-    def _interrupted(self, outer: Callable[[], type[QuorumError]]) -> Callable[[], type[QuorumError]]:
-        """What cancels a member: the deadline of the whole, what ended the call around it, or else that it is not needed."""
-        return lambda: DeadlineExceeded if self._late else outer()
+    def _interrupted(self, run: Run, outer: Callable[[], type[QuorumError]]) -> Callable[[], type[QuorumError]]:
+        """What cancels a member: the deadline of the whole or of its turn, what ended the call around it, or that it is not needed."""
+
+        def interrupted() -> type[QuorumError]:
+            is_late = self._late or (run.limit is not None and run.limit.expired)
+            return DeadlineExceeded if is_late else outer()
+
+        return interrupted
 
     # ---- hearing
 
@@ -256,11 +268,12 @@ async def _sought(text: str, spec: AnswerSpec) -> Canonical | None:
     return await asyncio.to_thread(extract, text, spec)
 
 
-def _lanes(named: Mapping[int, str | None]) -> dict[int, Lane]:
+def _lanes(named: Mapping[int, str | None], waiting: Collection[int]) -> dict[int, Lane]:
+    """By slot. Those of the bench wait for no turn before they stand in for somebody."""
     lanes: dict[str, Lane] = {}
     placed: dict[int, Lane] = {}
     for slot, name in named.items():
         if name is not None:
             lane = placed[slot] = lanes.setdefault(name, Lane())
-            lane.waiting += 1
+            lane.waiting += slot in waiting
     return placed

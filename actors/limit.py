@@ -32,6 +32,11 @@ class Limit:
         self._timer = self._loop.call_at(self._began + self._seconds, self._expire)
         return self
 
+    @property
+    def expired(self) -> bool:
+        """Whether the time was over before the block's end."""
+        return self._expired
+
     def extend(self, seconds: float) -> None:
         """So many seconds instead, from the block's beginning."""
         if not self._expired:

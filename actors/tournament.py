@@ -125,8 +125,8 @@ class TournamentActor(Actor):
         cost = 0
         try:
             async with self._convened(call, preferences) as (panel, group):
-                await self._record.call(OpenRecord(_opened(panel, call, self._clock.now_us())))
                 try:
+                    await self._record.call(OpenRecord(_opened(panel, call, self._clock.now_us())))
                     verdict, agreed = await self._played(call, preferences, panel, group, ends_at)
                 except BaseException as error:
                     why = error.message if isinstance(error, QuorumError) else "it was cancelled"

@@ -119,10 +119,11 @@ def tally(
     The status goes by what the winner won outright, against each other candidate by itself: with half points, judges that toss a coin
     would mostly agree, and a bad answer more would make every other one better.
     `unanimous`: every judge, in every order, prefers the winner to every other, and every member asked for gave an answer.
-    `consensus`: it won the threshold's share of the judgements against each, and the candidates are of two families.
-    `majority`: more than half against each. `dispute`: not even that; also where two equally good ones tie. `inconclusive`: fewer candidates
-    than `min_live`. `unscored`: nothing was judged. `failed`: there is no candidate. Members that failed lower no share here, as
-    they would in a vote, for the winner is the best of what there is; `degraded` says that they did.
+    `consensus`: it won the threshold's share of the judgements against each, and the candidates are of two families and the threshold's
+    share of the members launched. `majority`: more than half against each. `dispute`: not even that; also where two equally good ones
+    tie. `inconclusive`: fewer candidates than `min_live`, or no more than half of those launched. `unscored`: nothing was judged.
+    `failed`: there is no candidate. Members that failed lower no share here, for the winner is the best of what there is; but where
+    too many did, what there is says too little.
     """
     duels = _duels(comparisons, verdicts)
     ranked = _ranked(candidates, duels)
@@ -132,6 +133,7 @@ def tally(
     held = [duel for same in duels.values() for duel in same]
     judged = sum(duel.judged for duel in held)
     complete = len(candidates) == asked and not failed
+    live = Fraction(len(candidates), max(len(candidates) + failed, 1))
     missing = len(candidates) < asked and not shrunk
     raised: dict[Flag, bool] = {
         "degraded": failed > 0 or missing or judged < len(held),
@@ -140,7 +142,7 @@ def tally(
         "deadline": deadline,
     }
     return Ranking(
-        status=_status(candidates, won, rule, judged=judged > 0, complete=complete),
+        status=_status(candidates, won, live, rule, judged=judged > 0, complete=complete),
         winner=winner,
         ranked=ranked,
         top_share=top,
@@ -201,17 +203,19 @@ def _points(duel: _Duel, slot: int) -> Fraction:
     return HALF if duel.better is None else Fraction(duel.better == slot)
 
 
-def _status(candidates: Sequence[Candidate], won: Fraction, rule: Rule, *, judged: bool, complete: bool) -> Status:
-    """Read top to bottom, first match wins."""
+def _status(
+    candidates: Sequence[Candidate], won: Fraction, live: Fraction, rule: Rule, *, judged: bool, complete: bool
+) -> Status:
+    """Read top to bottom, first match wins. `live` is the share of the members launched that gave an answer."""
     if not candidates:
         return "failed"
     if len(candidates) < max(rule.min_live, FEWEST_LIVE):
         return "inconclusive"
     if not judged:
         return "unscored"
-    if won <= HALF:
-        return "dispute"
-    if won < rule.threshold or _families(candidates) < FEWEST_LIVE:
+    if min(won, live) <= HALF:
+        return "dispute" if won <= HALF else "inconclusive"
+    if min(won, live) < rule.threshold or _families(candidates) < FEWEST_LIVE:
         return "majority"
     return "unanimous" if won == 1 and complete else "consensus"
 

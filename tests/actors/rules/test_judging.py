@@ -171,6 +171,10 @@ CIRCLE = (prefers(0, 1, 2), prefers(1, 2, 0), prefers(2, 0, 1))
         (3, (A, A, prefers(0)), {}, "unanimous", 0),  # what it says of the others does not matter
         (3, (A, A), {"asked": 4}, "consensus", 0),
         (3, (A, A), {"failed": 1}, "consensus", 0),
+        (3, (A, A), {"failed": 2}, "majority", 0),  # 3 of 5 is less than the threshold, whatever the judges say
+        (2, (A, A), {"failed": 1}, "consensus", 0),
+        (2, (A, A), {"failed": 2}, "inconclusive", 0),
+        (2, (A, B), {"failed": 2}, "dispute", None),
         (3, (A, A), {"asked": 4, "shrunk": True}, "consensus", 0),
         (3, (A, A, B), {}, "consensus", 0),
         (3, (A, A, C), {}, "consensus", 0),  # 2/3 against 1, exactly the threshold
