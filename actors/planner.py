@@ -22,11 +22,12 @@ from actors.rules.matrix import TaskConfig
 from actors.rules.routing import Asked, Plan, plan, resolve_choice, retired_why, unlisted_why
 from actors.rules.tokens import PromptTokens
 from actors.tokenizer import Tokenizer
-from protocols.chat import Chat, Warned
+from protocols.chat import Chat
 from protocols.errors import NoEligibleModel, QuorumError
 from protocols.provider import FirstListing, ProviderView, ReadViews
 from protocols.session import Preferences
 from protocols.users import Resolve
+from protocols.warned import Warned
 
 FIRST_LISTING_S = 5.0
 """Seconds that a call without a model waits, right after the start, for a provider to list its models."""
