@@ -152,6 +152,8 @@ class Planner:
         made = self._plans.get(asked)
         if made is None:
             made = self._plans[asked] = plan(asked, world)
+            if made.arm is not None and made.fault is not None:  # its callers hear of it, but who runs it must, too
+                log.warning("arm_failed", arm=made.arm, code=made.fault.code, why=made.fault.message)
         return made
 
     def _world_of(self, views: tuple[ProviderView, ...]) -> World:
