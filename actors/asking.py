@@ -17,7 +17,7 @@ from actors.exchange import Exchange, Question
 from actors.planner import Prepared
 from actors.provider import ProviderActor, Source
 from actors.rules.candidates import Target
-from actors.rules.routing import nearest_models
+from actors.rules.near import nearest_models
 from actors.tokenizer import Tokenizer
 from protocols.audit import Actor
 from protocols.budget import Confirmed, Mark, Reserve
@@ -196,7 +196,7 @@ _INTERRUPTED = {
 
 
 def _with_nearest(fault: UnknownModel, target: Target, views: tuple[ProviderView, ...]) -> UnknownModel:
-    offered = next((v.models for v in views if v.name == target.provider), ())
+    offered: tuple[str, ...] = next((v.models for v in views if v.name == target.provider), ())
     near = nearest_models(target.model, offered)
     hint = (
         f"; the nearest are {', '.join(f'`{n}`' for n in near)}" if near else "; `daemonctl models` lists what there is"

@@ -68,8 +68,12 @@ def id_after(text: str, seconds: int) -> str:
     """The id that a second so much later begins with. Raises ValueError for what is no id."""
     if len(text) != _DIGITS:
         raise ValueError(f"{text!r} is no id")
-    at_us = min((_number(text) >> _SEQUENCE_BITS) + seconds * MICRO, _LAST_US)
-    return Ids(lambda: at_us).next()
+    return id_at((_number(text) >> _SEQUENCE_BITS) + seconds * MICRO)
+
+
+def id_at(us: int) -> str:
+    """The lowest id of an instant in µs since 1970; of one that no id can tell, the nearest."""
+    return Ids(lambda: min(max(us, 0), _LAST_US)).next()
 
 
 def _number(text: str) -> int:

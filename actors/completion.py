@@ -25,7 +25,7 @@ from actors.rules.routing import TIER_IGNORED, Plan
 from actors.session import Sessions, preferences_of
 from protocols.audit import Actor
 from protocols.budget import CheckOverride, Confirmed, Fits, Mark, OfferOverride, OverBudget
-from protocols.chat import AnswerMessage, Attempt, Chat, ChatAnswer, ExplainedFault, Reply, Usage, Warned
+from protocols.chat import AnswerMessage, Attempt, Chat, ChatAnswer, ExplainedFault, Reply, Usage
 from protocols.errors import BudgetExceeded, OverrideRequired, QuorumError, Truncated
 from protocols.money import NanoUSD
 from protocols.routing import IN_WORDS, Decision, Reason, Rejected
@@ -33,6 +33,7 @@ from protocols.session import Preferences, Spent
 from protocols.settings import Admission
 from protocols.usage import AttemptEnd
 from protocols.users import NO_LAYERS, Resolve, Resolved
+from protocols.warned import Warned
 
 FALLBACK = frozenset({"provider_unavailable", "provider_error", "rate_limited", "misconfigured", "busy", "truncated"})
 """Faults after which the next target is tried, as long as no content has arrived."""

@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 
 import structlog
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from actors.base import Actor, Ref, Wait, handles
-from actors.clock import MICRO, Clock, parse_rfc3339, rfc3339
+from actors.clock import MICRO, Clock, id_at, parse_rfc3339, rfc3339
 from actors.events import Events
 from actors.recent import Recent
 from actors.rules.admission import in_order
@@ -75,6 +75,9 @@ UNKNOWN = "unknown"
 
 CLOCK_BACK_US = 3 * 86_400 * MICRO
 """A clock that is set back by less finds the overrides of then."""
+
+ID_SLACK_US = 86_400 * MICRO
+"""How much younger than its id a row may be: an id is taken first, and the clock may be set in between."""
 
 SETS = 10_000
 """Sets of accounts that are known by their ids, in each of two ages, and read at the start."""
@@ -364,10 +367,11 @@ class Ledger(Actor):
     @handles(ReadPaidCalls)
     def read_paid_calls(self, request: ReadPaidCalls) -> Wait[list[PaidCalls]]:
         """What was paid for a task, by model."""
-        return Wait(self._paid_calls({"task": request.task, "user": request.user, "since": request.since}))
+        first = id_at(request.since - ID_SLACK_US)
+        return Wait(self._paid_calls(asdict(request) | {"first": first}))
 
     async def _paid_calls(self, parameters: dict[str, Any]) -> list[PaidCalls]:
-        return [PaidCalls(*row) for row in await self._store.read(SQL["paid_calls"], parameters)]
+        return [PaidCalls(*row) for row in await self._store.survey(SQL["paid_calls"], parameters)]
 
     @handles(ReadHolds)
     def read_holds(self, _: ReadHolds) -> Wait[HoldList]:

@@ -22,11 +22,12 @@ from actors.rules.matrix import TaskConfig
 from actors.rules.routing import Asked, Plan, plan, resolve_choice, retired_why, unlisted_why
 from actors.rules.tokens import PromptTokens
 from actors.tokenizer import Tokenizer
-from protocols.chat import Chat, Warned
+from protocols.chat import Chat
 from protocols.errors import NoEligibleModel, QuorumError
 from protocols.provider import FirstListing, ProviderView, ReadViews
 from protocols.session import Preferences
 from protocols.users import Resolve
+from protocols.warned import Warned
 
 FIRST_LISTING_S = 5.0
 """Seconds that a call without a model waits, right after the start, for a provider to list its models."""
@@ -151,6 +152,8 @@ class Planner:
         made = self._plans.get(asked)
         if made is None:
             made = self._plans[asked] = plan(asked, world)
+            if made.arm is not None and made.fault is not None:  # its callers hear of it, but who runs it must, too
+                log.warning("arm_failed", arm=made.arm, code=made.fault.code, why=made.fault.message)
         return made
 
     def _world_of(self, views: tuple[ProviderView, ...]) -> World:

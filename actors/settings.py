@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -13,6 +14,7 @@ from msgspec import UNSET, Struct
 
 from actors.base import Actor, Ref, Wait, handles
 from actors.clock import Clock
+from actors.rules.admission import account_name
 from actors.rules.consensus import threshold
 from actors.rules.matrix import TaskConfig, task
 from actors.store.audit import audit_row
@@ -46,14 +48,17 @@ S = TypeVar("S", bound=Struct)
 SQL = load("settings", first=100)
 NO_TASKS: Mapping[str, TaskConfig] = {}
 THRESHOLD, CRITICAL_TASKS = "tournament.threshold", "tournament.critical_tasks"
-OF_TASKS = "orchestrator.task_models."
+OF_TASKS, DEFAULT_MODEL = "orchestrator.task_models.", "default_model"
 BUDGET_KEYS = frozenset({"month_usd", "day_usd", "enforce_budget_limits", "budget_override_allowed"})
+
+MOST_NAMES = 10_000
+"""Names below one account that have settings of their own: they are the clients' own words, and stay in memory and in the store."""
 
 
 class SettingsActor(Actor):
     """Reads and changes settings.
 
-    State: stored values by owner and key; who is told of changes, in `watchers`, which outlives a crash; the change under way.
+    State: stored values by owner and key, no owner without one; how many names below each account are among these owners; who is told of changes, in `watchers`, which outlives a crash; the change under way.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class SettingsActor(Actor):
         self._config = config
         self._tasks = tasks
         self._values: dict[str, dict[str, Any]] = {}
+        self._below: Counter[str] = Counter()
         self._watchers = watchers
         self._changing = asyncio.Lock()
 
@@ -83,6 +89,7 @@ class SettingsActor(Actor):
         self._values = {}
         for owner, key, value in await self._store.read(SQL["all_settings"]):
             self._values.setdefault(owner, {})[key] = msgspec.json.decode(value)
+        self._below = Counter(account_name(owner) for owner in self._values if _is_below(owner))
 
     @handles(WatchSettings)
     def watch(self, request: WatchSettings) -> OwnBudgets:
@@ -108,8 +115,11 @@ class SettingsActor(Actor):
 
     def _keys_of(self, prefix: str, owner: str) -> list[str]:
         """The settings of a table that anybody gave a value."""
-        said = (self._config, self._values.get(EVERYBODY, {}), self._values.get(owner, {}))
-        return sorted({key for values in said for key in values if key.startswith(prefix)})
+        return sorted({key for values in self._said_for(owner) for key in values if key.startswith(prefix)})
+
+    def _said_for(self, owner: str) -> tuple[Mapping[str, Any], ...]:
+        """Values that hold for an owner unless there is a nearer one."""
+        return (self._config, self._values.get(EVERYBODY, {}), self._values.get(owner, {}))
 
     @handles(ReadSettings)
     def read(self, request: ReadSettings) -> list[SettingRow]:
@@ -120,35 +130,67 @@ class SettingsActor(Actor):
     @handles(ReadSetting)
     def read_one(self, request: ReadSetting) -> SettingRow:
         """One setting as it holds for a user."""
-        check_key(request.key, self._tasks)
+        self._check_there(request.key, request.user)
         return self._row(request.key, request.user)
 
     @handles(ChangeSetting)
     def change(self, request: ChangeSetting) -> Wait[SettingRow]:
         """Checks, then stores the value and an audit row in one transaction; it holds from then on."""
-        key = request.key
-        check_key(key, self._tasks)
-        value = request.value if request.value is UNSET else _checked(key, request.value, self._tasks)
+        key, value = request.key, request.value
+        if value is UNSET:
+            self._check_there(key, request.owner)
+        else:
+            check_key(key, self._tasks)
+            value = _checked(key, value, self._tasks)
         return Wait(self._store_change(request, value))
+
+    def _check_there(self, key: str, owner: str) -> None:
+        """As `check_key`; but what has a value is there, also when its task is gone from the config."""
+        if not any(key in values for values in self._said_for(owner)):
+            check_key(key, self._tasks)
 
     async def _store_change(self, request: ChangeSetting, value: Any) -> SettingRow:
         """One change after the other: within a commit, setting comes before unsetting. It holds though its asker is cancelled."""
         key, owner = request.key, request.owner
         async with self._changing:
             before = self._values.get(owner, {}).get(key, UNSET)
+            if before is value is UNSET:
+                return self._row(key, owner)
+            self._check_room(owner)
             rows = (self._change_row(owner, key, value), self._audit_row(request, before, value))
             await self._store.submit(*rows, then=partial(self._changed, owner, key, value))
         return self._row(key, owner)
 
+    def _check_room(self, owner: str) -> None:
+        account = account_name(owner)
+        if owner not in self._values and _is_below(owner) and self._below[account] >= MOST_NAMES:
+            raise BadRequest(
+                f"{MOST_NAMES} names below `{account}` have settings of their own, and no more can; "
+                "unset those of some that are not used any more"
+            )
+
     def _changed(self, owner: str, key: str, value: Any) -> None:
-        values = self._values.setdefault(owner, {})
         if value is UNSET:
-            values.pop(key, None)
+            self._forget(owner, key)
         else:
-            values[key] = value
+            self._keep(owner, key, value)
         budgets = self._changed_budgets(owner) if key in BUDGET_KEYS else None
+        now = None if value is UNSET else value
         for watcher in self._watchers:
-            watcher.tell(SettingChanged(owner, key, budgets, values.get(key)))
+            watcher.tell(SettingChanged(owner, key, budgets, now))
+
+    def _keep(self, owner: str, key: str, value: Any) -> None:
+        if owner not in self._values and _is_below(owner):
+            self._below[account_name(owner)] += 1
+        self._values.setdefault(owner, {})[key] = value
+
+    def _forget(self, owner: str, key: str) -> None:
+        del self._values[owner][key]
+        if self._values[owner]:
+            return
+        del self._values[owner]
+        if _is_below(owner):
+            self._below -= Counter([account_name(owner)])  # none stays at 0
 
     def _change_row(self, owner: str, key: str, value: Any) -> Row:
         if value is UNSET:
@@ -207,11 +249,19 @@ class SettingsActor(Actor):
 def check_key(key: str, tasks: Mapping[str, TaskConfig]) -> None:
     """Raises BadRequest for a setting, or the task that it is of, that does not exist, naming the nearest."""
     if setting_of(key) is None:
-        near = difflib.get_close_matches(key, SETTINGS, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(key, [*SETTINGS, *_of_tables(key)], n=1, cutoff=0.4)
         hint = f"did you mean `{near[0]}`? " if near else ""
         raise BadRequest(f"there is no setting `{key[:100]}`; {hint}`daemonctl settings show` lists them")
     if key.startswith(OF_TASKS):
         task(key.removeprefix(OF_TASKS), tasks)
+
+
+def _of_tables(wrong: str) -> Iterator[str]:
+    """The setting of each table that a wrong key may mean: `orchestrator.task_model.tag` that of `tag`."""
+    for prefix in TABLES:
+        depth = prefix.count(".")
+        name = wrong.split(".", depth)[depth:] or ["<name>"]
+        yield prefix + name[0]
 
 
 def check_config(values: Mapping[str, Any], tasks: Mapping[str, TaskConfig]) -> None:
@@ -219,6 +269,10 @@ def check_config(values: Mapping[str, Any], tasks: Mapping[str, TaskConfig]) -> 
     for key, value in values.items():
         check_key(key, tasks)
         _checked(key, value, tasks)
+
+
+def _is_below(owner: str) -> bool:
+    return "/" in owner
 
 
 def _known(key: str) -> Setting:
@@ -238,10 +292,23 @@ def _checked(key: str, value: Any, tasks: Mapping[str, TaskConfig]) -> Any:
         ) from None
     if key == THRESHOLD:
         _check_share(checked)
+    if is_of_model(key) and checked is not None:
+        _check_model(key, checked)
     if key == CRITICAL_TASKS:
         for name in checked:
             task(name, tasks)
     return checked
+
+
+def is_of_model(key: str) -> bool:
+    """Whether the value of a setting is a model's name."""
+    return key == DEFAULT_MODEL or key.startswith(OF_TASKS)
+
+
+def _check_model(key: str, name: str) -> None:
+    """Refuses only what can never work: providers and models come and go."""
+    if not name.strip() or "\0" in name:
+        raise BadRequest(f"`{key}` can't be {name[:100]!r}: it is the name of a model, or null for none")
 
 
 def _check_share(value: str) -> None:

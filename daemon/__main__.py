@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the daemon and returns its exit code."""
     said = _parser().parse_args(arguments)
     from daemon.config import ConfigRefused, load
+    from daemon.named_models import not_found
     from daemon.sources import check_sources
 
     try:
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check(config, path)
         if said.check:
             check_sources(config)
-            for note in config.without_effect():
+            for note in (*config.without_effect(), *not_found(config, None)):
                 print(f"quorumd: {note}", file=sys.stderr)  # noqa: T201
             print(f"{path or 'no config: the defaults'}: ok")  # noqa: T201  a command's own output
             return STOPPED
@@ -42,15 +43,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check(config: Config, path: Path | None) -> None:
-    """The settings of the config, by those who own them. Raises ConfigRefused."""
+    """The settings of the config, by those who own them, and the models that it names. Raises ConfigRefused."""
     from actors.settings import check_config
     from daemon.config import ConfigRefused
+    from daemon.named_models import check_named_models
     from protocols.errors import BadRequest
 
     try:
         check_config(config.settings, config.tasks)
     except BadRequest as error:
         raise ConfigRefused(f"{path}: [settings]: {error.message}") from None
+    try:
+        check_named_models(config)
+    except ConfigRefused as refused:
+        raise ConfigRefused(f"{path}: {refused}") from None
 
 
 def _serve(config: Config, state: Path, socket: Path) -> int:

@@ -52,6 +52,7 @@ from actors.users import Users
 from daemon import systemd
 from daemon.config import AlertsSection, Config
 from daemon.log import Lines
+from daemon.named_models import not_found
 from daemon.server import BACKLOG, Server
 from daemon.sources import open_sources
 from daemon.world import Counts, World
@@ -205,7 +206,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 clock,
                 zone,
                 clock.now_us(),
-                config.without_effect(),
+                [*config.without_effect(), *not_found(config, [source.name for source in sources])],
                 Counts(),
             )
             await serve(world, config, paths, stopping)

@@ -30,7 +30,7 @@ from protocols.model import PROVIDER_NAME, RESERVED_PROVIDER, split_model_id
 from protocols.money import nano_from_usd
 from protocols.provider import ProviderConfig
 from protocols.rpc import MAX_FRAME_BYTES
-from protocols.settings import Usd
+from protocols.settings import SETTINGS, TABLES, Usd
 
 
 class ConfigRefused(Exception):
@@ -170,8 +170,21 @@ def _flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Settings by their whole names: TOML makes tables of `orchestrator.enabled` where nobody quoted it."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
-        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+        name = f"{before}{key}"
+        if isinstance(value, dict) and name not in _tables() and not (value and name.startswith(tuple(TABLES))):
+            raise ConfigRefused(f"settings: there are no settings `{name}.…`{_right_names(name, _tables())}")
+        inner = _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+        twice = next((one for one in inner if one in flat), None)
+        if twice is not None:
+            raise ConfigRefused(f"settings: `{twice}` stands there twice, with its name quoted and as a table's key")
+        flat |= inner
     return flat
+
+
+def _tables() -> list[str]:
+    """The tables that TOML makes of settings' names."""
+    names = (name.rpartition(".")[0] for name in (*SETTINGS, *TABLES))
+    return list(dict.fromkeys(filter(None, names)))
 
 
 _SECTIONS: dict[str, type[Struct]] = {

@@ -15,6 +15,7 @@ from protocols.model import Tier
 from protocols.routing import Decision
 from protocols.rpc import Conversation, Name, Params, Right
 from protocols.settings import Admission
+from protocols.warned import Warned
 
 FREE_FORM_LIMIT = 131_072
 """Bytes that a schema sent as msgpack may have: untyped nesting costs 72 bytes of memory a byte, so it is bounded."""
@@ -281,13 +282,6 @@ class Explanation(Struct):
 
     decision: Decision
     fault: ExplainedFault | None = None
-
-
-class Warned(Struct):
-    """Something the caller should know although the call went well."""
-
-    code: str
-    message: str
 
 
 class AnswerMessage(Struct):

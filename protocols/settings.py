@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from protocols.audit import Actor
 from protocols.model import Tier
 from protocols.request import Request
 from protocols.rpc import Name, Params, Right
+from protocols.warned import Warned
 
 Usd = Annotated[float, Meta(ge=0, le=1e9)]
 """Dollars; the upper bound keeps nano-dollars in 64 bits, and infinity out."""
@@ -150,13 +151,14 @@ Origin = Literal["default", "config", "daemon", "user"]
 
 
 class SettingRow(Struct):
-    """A setting with where its value comes from."""
+    """A setting with where its value comes from; `warnings` in the answer to setting a model that is not there now."""
 
     key: str
     value: Any
     origin: Origin
     scope: Literal["user", "daemon"]
     description: str
+    warnings: list[Warned] | UnsetType = UNSET
 
 
 class SettingsShow(Params):

@@ -8,11 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta, Struct
 
 from protocols.audit import Actor
-from protocols.chat import MAX_TOKENS, ExplainedFault, Warned
+from protocols.chat import MAX_TOKENS, ExplainedFault
 from protocols.model import Tier
 from protocols.request import Request
 from protocols.routing import Reason, Rejected, Step
 from protocols.rpc import Conversation, Name, Params, Right
+from protocols.warned import Warned
 
 MAX_CONVERSATIONS = 1000
 """Defaults of conversations that a user has at most; the one set longest ago goes first."""

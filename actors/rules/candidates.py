@@ -65,6 +65,11 @@ class World(Struct, frozen=True, dict=True):
         return self.rows(self._real)
 
     @cached_property
+    def offered(self) -> tuple[str, ...]:
+        """The ids of what the providers list, in their order."""
+        return tuple(f"{view.name}:{model}" for view in self.views for model in view.models)
+
+    @cached_property
     def _firsts(self) -> dict[str, Target | None]:
         """Each provider's first model that is not retired: of the config's entries, else of those that it lists."""
         named: dict[str, list[str]] = {}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from protocols.chat import AnswerMessage, Attempt, Chat, ChatAnswer, ChatTournament, Warned
+from protocols.chat import AnswerMessage, Attempt, Chat, ChatAnswer, ChatTournament
 from protocols.routing import Decision, Step
 from protocols.tournament import Ballot, Tournament, Verdict
+from protocols.warned import Warned
 
 HELD = "tournament"
 """The step and the flag of a chat that became one."""

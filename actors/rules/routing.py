@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 
 from msgspec import Struct, field
@@ -13,6 +13,7 @@ from actors.rules.candidates import Chosen, Target, World
 from actors.rules.catalogue import NOTHING, described
 from actors.rules.experiments import Drawn
 from actors.rules.hints import parse_hint
+from actors.rules.near import nearest_models
 from actors.rules.orchestrator import Wishes
 from protocols.errors import (
     BadRequest,
@@ -296,7 +297,7 @@ def unlisted_why(target: Target, world: World) -> str | None:
     if not target.model or view is None or not view.models:
         return None
     prefix = f"{view.name}:"
-    known = [*view.models, *(key.removeprefix(prefix) for key in world.entries if key.startswith(prefix))]
+    known = (*view.models, *(key.removeprefix(prefix) for key in world.entries if key.startswith(prefix)))
     if target.model in known:
         return None
     near = nearest_models(target.model, known, 1)
@@ -328,11 +329,6 @@ def resolve(name: str, provider: str | None, world: World, steps: list[Step]) ->
             f"`{name}` names no provider; write <provider>:<model>{_near_model(name, world)}", detail={"model": name}
         )
     return Target(_provider(parts[0], world, steps).name, parts[1])
-
-
-def nearest_models(name: str, models: Iterable[str], n: int = 3) -> list[str]:
-    """The names most like this one."""
-    return difflib.get_close_matches(name, list(models), n=n, cutoff=0.4)
 
 
 def _provider(name: str, world: World, steps: list[Step]) -> ProviderView:
@@ -411,7 +407,6 @@ def _take(made: Plan, reason: Reason, target: Target, why: str) -> None:
 
 
 def _near_model(name: str, world: World) -> str:
-    offered = [f"{v.name}:{m}" for v in world.views for m in v.models]
-    exact = [full for full in offered if full.partition(":")[2] == name]
-    near: Sequence[str] = exact or nearest_models(name, offered, 1)
+    exact = next((f"{view.name}:{name}" for view in world.views if name in view.models), None)
+    near = nearest_models(name, world.offered, 1) if exact is None else [exact]
     return f", perhaps `{near[0]}`" if near else ""

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from daemon.ctl.command import Command
-from daemon.ctl.output import Column, put, result, table
+from daemon.ctl.output import Column, put, result, say, table
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -60,7 +60,7 @@ def set_(arguments: Namespace, connect: Connect) -> int:
     """Sets a value."""
     with connect() as quorum:
         row = quorum.call("settings.set", key=arguments.key, value=_value(arguments.value), **_of(arguments))
-    return result(arguments, row, _now)
+    return result(arguments, row, _set)
 
 
 def unset(arguments: Namespace, connect: Connect) -> int:
@@ -79,6 +79,12 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
+
+
+def _set(row: Any) -> None:
+    _now(row)
+    for warning in row.get("warnings", ()):
+        say(f"warning: {warning['message']}")
 
 
 def _now(row: Any) -> None:

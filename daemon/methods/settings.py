@@ -6,9 +6,10 @@ from typing import Any
 
 from msgspec import UNSET
 
+from actors.settings import is_of_model
 from daemon.methods.method import Caller
 from daemon.world import World
-from protocols.errors import BadRequest
+from protocols.errors import BadRequest, QuorumError
 from protocols.settings import (
     DAEMON,
     EVERYBODY,
@@ -23,6 +24,7 @@ from protocols.settings import (
     SettingsUnset,
     setting_of,
 )
+from protocols.warned import Warned
 
 
 async def show(world: World, caller: Caller, params: SettingsShow) -> SettingList:
@@ -37,7 +39,10 @@ async def get(world: World, caller: Caller, params: SettingsGet) -> SettingRow:
 
 async def set_value(world: World, caller: Caller, params: SettingsSet) -> SettingRow:
     """Sets one; the answer shows what holds now."""
-    return await _change(world, caller, params.key, params.value, params.user)
+    row = await _change(world, caller, params.key, params.value, params.user)
+    if is_of_model(params.key) and isinstance(row.value, str):
+        row.warnings = await _warnings(world, row.value) or UNSET
+    return row
 
 
 async def unset(world: World, caller: Caller, params: SettingsUnset) -> SettingRow:
@@ -48,6 +53,15 @@ async def unset(world: World, caller: Caller, params: SettingsUnset) -> SettingR
 async def _change(world: World, caller: Caller, key: str, value: Any, user: str | None) -> SettingRow:
     owner = _owner(caller, key, user)
     return await world.settings.call(ChangeSetting(key, value, owner, caller.actor))
+
+
+async def _warnings(world: World, model: str) -> list[Warned]:
+    """What is doubtful about a model by this name, which is kept all the same: its provider may come later."""
+    try:
+        _, warnings = await world.planner.named(model, None)
+    except QuorumError as wrong:
+        return [Warned(wrong.code, f"{wrong.message}; the setting is kept all the same")]
+    return warnings
 
 
 def _reader(caller: Caller, user: str | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from daemon.methods.method import Caller
 from daemon.world import World
-from protocols.chat import Warned
 from protocols.users import (
     AddModel,
     ChooseForConversation,
@@ -26,6 +25,7 @@ from protocols.users import (
     UserModels,
     Users,
 )
+from protocols.warned import Warned
 
 
 async def set_default(world: World, caller: Caller, params: SetDefault) -> ChosenModel:

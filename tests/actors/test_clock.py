@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.clock import Clock, Ids, id_after, parse_rfc3339, rfc3339
+from actors.clock import Clock, Ids, id_after, id_at, parse_rfc3339, rfc3339
 
 NOW = 1_800_000_000_000_000
 
@@ -46,6 +46,12 @@ def test_an_id_so_much_later_parts_what_came_before_from_what_comes_after(at, la
 
 def test_after_the_last_id_there_is_none_later():
     assert id_after("z" * 13, 5) <= "z" * 13
+
+
+@given(st.integers(0, 2**52))
+def test_the_id_of_an_instant_is_the_first_that_is_given_then(at):
+    assert id_at(at) == Ids(lambda: at).next()
+    assert id_at(-at) == id_at(0)
 
 
 @pytest.mark.parametrize("text", ["", "0", "z" * 12, "z" * 14, "A" * 13, "u" * 13, "\u0664" * 13])

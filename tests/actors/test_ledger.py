@@ -1,14 +1,18 @@
+import asyncio
 import sqlite3
+import threading
 from contextlib import closing
 from zoneinfo import ZoneInfo
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 from worlds import TurnedClock, attempt_end, attempt_start, open_books, rows, until
 
 from actors.base import handles
-from actors.clock import parse_rfc3339
-from actors.ledger import FORGET_S, Ledger, last_id, outcome_of_lost
+from actors.clock import MICRO, id_at, parse_rfc3339
+from actors.ledger import FORGET_S, SQL, Ledger, last_id, outcome_of_lost
+from actors.store.queries import Statement
 from actors.store.sqlite import Store
 from protocols.budget import (
     Account,
@@ -441,6 +445,35 @@ async def test_what_was_paid_for_a_task_is_summed_by_model(books):
         PaidCalls("x:a", 2, 40, 3, 30, 15),
     ]
     assert await books.ledger.call(ReadPaidCalls("tag", "ana", now + 1)) == []
+
+
+async def test_what_was_paid_is_looked_up_beside_what_calls_wait_for(books):
+    asked, go_on = threading.Event(), threading.Event()
+    await books.store._surveyor.create_function("long", 0, lambda: asked.set() or go_on.wait(10))
+    long = asyncio.create_task(books.store.survey(Statement("SELECT long()", 0)))
+    try:
+        await until(asked.is_set)
+        paid = asyncio.create_task(books.ledger.call(ReadPaidCalls("tag", "ana", books.clock.now_us())))
+        await books.ledger.call(ReadBooks())
+        assert not paid.done()
+    finally:
+        go_on.set()
+    await long
+    assert await paid == []
+
+
+async def test_what_was_paid_is_looked_up_in_its_time_alone(books):
+    asked = {"task": "tag", "user": "ana", "since": 0, "first": id_at(0)}
+    ((*_, how), *_) = await books.store.survey(Statement(f"EXPLAIN QUERY PLAN {SQL['paid_calls']}", 0), asked)
+    assert how == "SEARCH usage USING PRIMARY KEY (id>?)"
+
+
+async def test_what_was_paid_counts_although_the_clock_was_set_forward_behind_its_id(books):
+    start = books.start("ana", model="x:a", task_type="tag")
+    start = replace(start, created_at=start.created_at + 3600 * MICRO)
+    await books.ledger.call(PostHold(OpenHold(start, 50, (DAEMON,))))
+    await books.ledger.call(PostSettlement(OpenHold(start, 50, (DAEMON,)), attempt_end(7)))
+    assert len(await books.ledger.call(ReadPaidCalls("tag", "ana", start.created_at))) == 1
 
 
 async def test_the_highest_id_is_known_wherever_it_stands(books):

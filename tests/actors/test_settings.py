@@ -7,10 +7,11 @@ from structlog.testing import capture_logs
 from worlds import calm, open_books, rows
 
 from actors.base import Actor, handles
+from actors.rules.matrix import TaskConfig
 from actors.settings import check_config
 from actors.supervise import Supervisor
 from protocols.errors import BadRequest
-from protocols.settings import DAEMON, OwnBudget, ReadSettings, SettingChanged, SettingsOf, WatchSettings
+from protocols.settings import DAEMON, OwnBudget, ReadSetting, ReadSettings, SettingChanged, SettingsOf, WatchSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -88,6 +89,11 @@ async def test_a_row_says_what_the_setting_is_for(books):
         ("default_max_tokens", 1.5, "can't be 1.5"),
         ("session.idle_s", 0, "can't be 0"),
         ("default_model", 7, "can't be 7"),
+        ("default_model", "", "`default_model` can't be '': it is the name of a model, or null"),
+        ("default_model", "openai:\0", "can't be 'openai:"),
+        ("orchestrator.task_models.tag", " ", "`orchestrator.task_models.tag` can't be ' '"),
+        ("orchestrator.task_model.tag", "x:a", "did you mean `orchestrator.task_models.tag`"),
+        ("orchestrator.task_models", "x:a", "did you mean `orchestrator.task_models.<name>`"),
     ],
 )
 async def test_a_wrong_key_or_value_is_refused_and_nothing_is_stored(books, key, value, message):
@@ -107,6 +113,62 @@ async def test_every_change_is_audited_with_what_was_before(books):
         (1000, "ana", "test", "settings.set", "ana: month_usd", "5.0", "7.0"),
         (1000, "ana", "test", "settings.unset", "ana: month_usd", "7.0", None),
     ]
+
+
+async def test_unsetting_what_is_not_set_changes_nothing_and_is_heard_by_nobody(books, watcher):
+    for owner in ("ana", "ana/kid", "*"):
+        assert (await books.change("default_max_tokens", msgspec.UNSET, owner)).origin == "config"
+    assert books.rows("SELECT * FROM audit") == watcher.heard == []
+    assert repr(books.settings) == "<SettingsActor 0 values of 0 owners>"
+
+
+async def test_who_unset_the_last_value_needs_no_memory(books):
+    await books.change("month_usd", 5, "ana/kid")
+    await books.change("day_usd", 5, "ana/kid")
+    await books.change("month_usd", msgspec.UNSET, "ana/kid")
+    assert repr(books.settings) == "<SettingsActor 1 values of 1 owners>"
+    await books.change("day_usd", msgspec.UNSET, "ana/kid")
+    assert repr(books.settings) == "<SettingsActor 0 values of 0 owners>"
+
+
+GONE = "orchestrator.task_models.gone"
+
+
+@pytest.mark.parametrize("owner", ["ana", "*"])
+async def test_what_a_task_that_is_gone_has_can_be_read_and_unset_but_not_set(books, owner):
+    books.settings.incarnation._tasks = {"gone": TaskConfig(strength="speed")}
+    await books.change(GONE, "x:a", owner)
+    books.settings.incarnation._tasks = {}
+    assert (await books.settings.call(ReadSetting(GONE, "ana"))).value == "x:a"
+    with pytest.raises(BadRequest, match="there is no task `gone`"):
+        await books.change(GONE, "x:b", owner)
+    assert (await books.change(GONE, msgspec.UNSET, owner)).value is None
+    with pytest.raises(BadRequest, match="there is no task `gone`"):
+        await books.settings.call(ReadSetting(GONE, "ana"))
+
+
+async def test_names_below_one_account_that_have_settings_are_bounded_and_nobody_elses(books, monkeypatch):
+    monkeypatch.setattr("actors.settings.MOST_NAMES", 2)
+    for name in ("ana/1", "ana/2", "ana", "bob/1", "*"):
+        await books.change("month_usd", 5, name)
+    full = "2 names below `ana` have settings of their own, and no more can; unset"
+    with pytest.raises(BadRequest, match=full):
+        await books.change("month_usd", 5, "ana/3")
+    books.settings.incarnation.crash(ZeroDivisionError())
+    with capture_logs(), pytest.raises(BadRequest, match=full):
+        await books.change("month_usd", 5, "ana/3")
+    await books.change("day_usd", 5, "ana/2")
+    await books.change("month_usd", msgspec.UNSET, "ana/3")
+    await books.change("month_usd", msgspec.UNSET, "ana/1")
+    await books.change("month_usd", 5, "ana/3")
+    assert books.rows("SELECT DISTINCT owner FROM settings WHERE owner LIKE 'ana/%'") == [("ana/2",), ("ana/3",)]
+
+
+async def test_names_that_come_at_once_are_bounded_all_the_same(books, monkeypatch):
+    monkeypatch.setattr("actors.settings.MOST_NAMES", 2)
+    changes = [books.change("month_usd", 5, f"ana/{i}") for i in range(5)]
+    refused = [e for e in await asyncio.gather(*changes, return_exceptions=True) if isinstance(e, BadRequest)]
+    assert (len(refused), len(books.rows("SELECT * FROM settings"))) == (3, 2)
 
 
 @pytest.mark.parametrize("values", [(msgspec.UNSET, 5), (5, msgspec.UNSET), (5, msgspec.UNSET, 7)])

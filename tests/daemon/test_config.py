@@ -139,6 +139,17 @@ WRONG = {
         ARMS + "[experiments.e]\ntask = 'dialoge'\n",
         ["[experiments.e]", "did you mean `dialogue`?"],
     ),
+    "an empty table of no settings": ("[settings.orchestratr]\n", ["settings", "`orchestratr.…`", "`orchestrator`?"]),
+    "an empty table of a setting": ("[settings.month_usd]\n", ["`month_usd.…`", "there are: orchestrator"]),
+    "an empty table of a task": ("[settings.orchestrator.task_models.tag]\n", ["`orchestrator.task_models.tag.…`"]),
+    "a setting in both forms": (
+        '[settings]\n"orchestrator.enabled" = true\norchestrator.enabled = false\n',
+        ["settings", "`orchestrator.enabled` stands there twice"],
+    ),
+    "a setting in both forms, the table first": (
+        '[settings]\norchestrator.enabled = false\n"orchestrator.enabled" = false\n',
+        ["settings", "`orchestrator.enabled` stands there twice"],
+    ),
     "two experiments of a task": (
         ARMS + ARMS.replace("experiments.e", "experiments.f"),
         ["[experiments.f]", "`e` is an experiment for every task already"],
@@ -164,6 +175,10 @@ def test_what_is_wrong_is_named_with_its_place_and_what_is_right(tmp_path, text,
         ("[settings]\ndefault_modell = 'a:b'\n", "did you mean `default_model`?"),
         ("[settings]\ndefault_max_tokens = 0\n", "[settings]: `default_max_tokens` can't be 0"),
         (OPENAI + 'base_url = "https://example.org:99999/v1"\n', "[providers.openai]"),
+        (
+            OPENAI + "[settings]\ndefault_model = 'opnai:gpt-4o'\n",
+            "[settings]: `default_model`: there is no provider `opnai`",
+        ),
     ],
 )
 def test_check_says_so_and_exits_2(text, said):
@@ -266,6 +281,11 @@ def test_settings_may_be_written_as_toml_would():
     quoted = parse(tomllib.loads('[settings]\n"orchestrator.enabled" = true\n"orchestrator.task_models.tag" = "a:b"\n'))
     bare = parse(tomllib.loads('[settings]\norchestrator.enabled = true\norchestrator.task_models.tag = "a:b"\n'))
     assert bare.settings == quoted.settings == {"orchestrator.enabled": True, "orchestrator.task_models.tag": "a:b"}
+
+
+def test_tables_of_settings_may_be_empty_and_tasks_may_have_points_in_their_names():
+    said = "[settings.orchestrator]\n[settings.orchestrator.task_models]\na.b = 'x:y'\n[settings.tournament]\n"
+    assert parse(tomllib.loads(said)).settings == {"orchestrator.task_models.a.b": "x:y"}
 
 
 def test_an_experiment_has_its_arms_and_a_task_of_ours_or_of_the_config():

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import running_daemon
-from running_daemon import Daemon
+from running_daemon import Daemon, eventually
 
 from protocols.errors import BadRequest
 from protocols.settings import SETTINGS
@@ -123,3 +123,32 @@ def test_a_task_or_a_key_that_there_is_not_is_named_with_the_nearest(daemon):
                 daemon.call(method, key=key, **more)
     with pytest.raises(BadRequest, match="there is no setting"):
         daemon.call("settings.get", key="orchestrator.task_models.")
+
+
+@pytest.mark.parametrize("key", ["default_model", "orchestrator.task_models.dialogue"])
+@pytest.mark.parametrize(
+    ("model", "code", "said"),
+    [
+        ("nowhere:x", "unknown_provider", "there is no provider `nowhere`"),
+        ("x", "unknown_model", "`x` names no provider"),
+        ("simulated:nosuch", "not_listed", "`simulated` does not list `nosuch`"),
+        ("simulated:sim", None, None),
+    ],
+)
+def test_a_model_that_is_not_there_is_kept_with_a_warning(daemon, key, model, code, said):
+    eventually(lambda: daemon.call("models")["models"], "the provider has listed its models")
+    row = daemon.call("settings.set", key=key, value=model)
+    assert row["value"] == daemon.call("settings.get", key=key)["value"] == model
+    told = daemon.ctl("settings", "set", key, model)
+    assert (told.code, f"{key} = {model}" in told.out) == (0, True)
+    if code is None:
+        assert ("warnings" in row, told.err) == (False, "")
+    else:
+        (warned,) = row["warnings"]
+        assert (warned["code"], said in warned["message"], "kept all the same" in warned["message"]) == (
+            code,
+            True,
+            True,
+        )
+        assert f"warning: {said}" in told.err
+    assert "warnings" not in daemon.call("settings.unset", key=key)

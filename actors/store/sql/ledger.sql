@@ -145,7 +145,7 @@ GROUP BY key ORDER BY CASE WHEN :by = 'day' THEN 0 ELSE sum(cost) END DESC, key
 -- name: paid_calls
 SELECT model, count(*), sum(prompt_tokens), sum(response_tokens), max(prompt_tokens), sum(cost)
 FROM usage
-WHERE created_at >= :since AND task_type = :task AND status = 'ok' AND cost > 0
+WHERE id >= :first AND created_at >= :since AND task_type = :task AND status = 'ok' AND cost > 0
     AND (user = :user OR (user >= :user || '/' AND user < :user || '0'))
 GROUP BY model ORDER BY sum(cost) DESC, model
 

@@ -9,7 +9,7 @@ from actors.rules.experiments import Drawn
 from actors.rules.matrix import TaskConfig
 from actors.rules.orchestrator import Wishes
 from actors.rules.pricing import Price
-from actors.rules.routing import Asked, nearest_models, plan, resolve_choice, unlisted_why
+from actors.rules.routing import Asked, plan, resolve_choice, unlisted_why
 from protocols.errors import BadRequest, UnknownProvider
 from protocols.provider import ProviderView
 
@@ -331,10 +331,6 @@ def test_with_nothing_to_choose_from_it_says_what_to_do(views, asked, message):
 def test_no_target_comes_twice():
     made = planned(allow_fallback=True, model="openai:gpt-4o", default_model="openai:gpt-4o")
     assert targets(made) == ["openai:gpt-4o", "anthropic:opus-4", "ollama:llama3:8b"]
-
-
-def test_the_nearest_names_are_the_most_alike():
-    assert nearest_models("gpt-4p", ["opus", "gpt-4o", "llama"]) == ["gpt-4o"]
 
 
 class TestRetiredByItsVendor:
