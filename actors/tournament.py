@@ -56,8 +56,11 @@ MOST_AT_ONCE = 256
 """Tournaments under way; each may have a dozen calls in flight."""
 
 GRACE = 0.05
-MOST_GRACE_S = 1.0
-"""The share of a call's time, and the most of it, that is kept for cancelling, settling and telling the verdict."""
+LEAST_GRACE_S, MOST_GRACE_S = 0.2, 1.0
+"""The share of a call's time that is kept for cancelling, settling and telling the verdict; no more than half of it.
+
+The least is what a few commits take on a busy disk.
+"""
 
 MEMBERS_SHARE = 0.6
 """Of the time of a tournament with judges: then these are to be heard, too."""
@@ -118,7 +121,7 @@ class TournamentActor(Actor):
         return Wait(self._run(request.call))
 
     async def _run(self, call: TournamentCall) -> Verdict:
-        ends_at = self._clock.monotonic() + call.left_s - min(call.left_s * GRACE, MOST_GRACE_S)
+        ends_at = self._clock.monotonic() + call.left_s - _grace_s(call.left_s)
         preferences = await preferences_of(self._sessions, call.user, call.app, begins=True)
         cost = 0
         try:
@@ -323,6 +326,10 @@ class TournamentActor(Actor):
         ]
         answers = [run.response_tokens for run in contest.runs.values() if run.response_tokens]
         return saved(spared, answers, self._clock.now_us() / MICRO)
+
+
+def _grace_s(left_s: float) -> float:
+    return min(max(left_s * GRACE, LEAST_GRACE_S), MOST_GRACE_S, left_s / 2)
 
 
 def body_hash(params: Tournament) -> bytes:
