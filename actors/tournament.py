@@ -28,7 +28,15 @@ from actors.rules.verdict import NOTHING, Outcome, counted, first, outcome
 from actors.rules.waves import Played
 from actors.session import Sessions, preferences_of
 from protocols.budget import TOURNAMENT, CheckOverride, Confirmed, OfferOverride, OverBudget
-from protocols.errors import BudgetExceeded, BudgetHeld, Busy, OverrideInvalid, OverrideRequired, QuorumError
+from protocols.errors import (
+    BudgetExceeded,
+    BudgetHeld,
+    Busy,
+    NoEligibleModel,
+    OverrideInvalid,
+    OverrideRequired,
+    QuorumError,
+)
 from protocols.money import NanoUSD, usd_text
 from protocols.request import Request
 from protocols.session import Preferences, Spent
@@ -145,27 +153,34 @@ class TournamentActor(Actor):
     async def _convened(self, call: TournamentCall, preferences: Preferences) -> AsyncIterator[tuple[Panel, GroupHold]]:
         """The panel under its hold: a smaller one where the budget is tight and the call allows it."""
         confirmed = await self._confirmed(call)
-        narrower = Narrower()
+        narrower, refused = Narrower(), None
         while True:
-            panel = await self._panels.convene(call, preferences, narrower)
+            try:
+                panel = await self._panels.convene(call, preferences, narrower)
+            except NoEligibleModel as nobody:
+                if refused is None:
+                    raise
+                raise BudgetExceeded(f"{refused.message}; {nobody.message}", detail=refused.detail) from nobody
             group = GroupHold(self._budget, tuple(bid.reserve for bid in panel.group), confirmed)
             try:
                 await group.__aenter__()
                 break
-            except (OverBudget, BudgetHeld) as refused:
-                narrower = await self._narrower(call, panel, refused)
+            except (OverBudget, BudgetHeld) as over:
+                refused, narrower = over, await self._narrower(call, panel, narrower, over)
         call.emit(_bounded(panel))
         try:
             yield panel, group
         finally:
             await group.__aexit__(None, None, None)
 
-    async def _narrower(self, call: TournamentCall, panel: Panel, refused: OverBudget | BudgetHeld) -> Narrower:
+    async def _narrower(
+        self, call: TournamentCall, panel: Panel, narrower: Narrower, refused: OverBudget | BudgetHeld
+    ) -> Narrower:
         """How the panel may fit. Raises what the call answers where it may not: a question, if the budget's owner allows one."""
         members, tight = len(panel.terms.members), call.params.on_tight_budget
         if tight == "shrink" and members > max(panel.rule.min_live, FEWEST_LIVE):
             return Narrower(most=members - 1)
-        if tight == "local_only" and panel.bound:
+        if tight == "local_only" and not narrower.local_only:
             return Narrower(local_only=True)
         if isinstance(refused, BudgetHeld):
             raise refused
