@@ -138,11 +138,10 @@ class TournamentActor(Actor):
                     await self._record.call(OpenRecord(_opened(panel, call, self._clock.now_us())))
                     verdict, agreed = await self._played(call, preferences, panel, group, ends_at)
                 except BaseException as error:
-                    why = error.message if isinstance(error, QuorumError) else "it was cancelled"
-                    self._record.tell(AbandonRecord(panel.tournament_id, why))
+                    self._record.tell(AbandonRecord(panel.tournament_id, _why(call, error)))
                     raise
                 cost = verdict.cost_nano_usd
-            await self._record.call(CloseRecord(verdict, agreed))
+            await self._record.deliver(CloseRecord(verdict, agreed))  # whatever becomes of who asked: it is decided
             return verdict
         finally:
             self._sessions.tell(Spent(call.user, cost, None))
@@ -345,6 +344,16 @@ class TournamentActor(Actor):
 
 def _grace_s(left_s: float) -> float:
     return min(max(left_s * GRACE, LEAST_GRACE_S), MOST_GRACE_S, left_s / 2)
+
+
+def _why(call: TournamentCall, error: BaseException) -> str:
+    """Why there is no verdict."""
+    if isinstance(error, QuorumError):
+        return error.message
+    return _INTERRUPTED.get(call.interrupted().code, "it was cancelled")
+
+
+_INTERRUPTED = {"deadline": "its deadline passed", "shutting_down": "the daemon was shutting down"}
 
 
 def body_hash(params: Tournament) -> bytes:
