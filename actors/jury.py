@@ -151,9 +151,9 @@ class Jury:
         if not tasks:
             return []
         try:
-            await asyncio.wait(tasks, timeout=max(self._until - self._loop.time(), 0.0))
+            _, late = await asyncio.wait(tasks, timeout=max(self._until - self._loop.time(), 0.0))
+            self._late = bool(late)
         finally:
-            self._late = any(not task.done() for task in tasks)
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)

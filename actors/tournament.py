@@ -29,7 +29,15 @@ from actors.rules.waves import Played
 from actors.session import Sessions, preferences_of
 from protocols.budget import TOURNAMENT, CheckOverride, Confirmed, OfferOverride, OverBudget
 from protocols.chat import Usage
-from protocols.errors import BudgetExceeded, BudgetHeld, Busy, OverrideInvalid, OverrideRequired, QuorumError
+from protocols.errors import (
+    BudgetExceeded,
+    BudgetHeld,
+    Busy,
+    NoEligibleModel,
+    OverrideInvalid,
+    OverrideRequired,
+    QuorumError,
+)
 from protocols.money import NanoUSD, usd_text
 from protocols.request import Request
 from protocols.session import Preferences, Spent
@@ -58,8 +66,11 @@ MOST_AT_ONCE = 256
 """Tournaments under way; each may have a dozen calls in flight."""
 
 GRACE = 0.05
-MOST_GRACE_S = 1.0
-"""The share of a call's time, and the most of it, that is kept for cancelling, settling and telling the verdict."""
+LEAST_GRACE_S, MOST_GRACE_S = 0.2, 1.0
+"""The share of a call's time that is kept for cancelling, settling and telling the verdict; no more than half of it.
+
+The least is what a few commits take on a busy disk.
+"""
 
 MEMBERS_SHARE = 0.6
 """Of the time of a tournament with judges: then these are to be heard, too."""
@@ -120,7 +131,7 @@ class TournamentActor(Actor):
         return Wait(self._run(request.call))
 
     async def _run(self, call: TournamentCall) -> Verdict:
-        ends_at = self._clock.monotonic() + call.left_s - min(call.left_s * GRACE, MOST_GRACE_S)
+        ends_at = self._clock.monotonic() + call.left_s - _grace_s(call.left_s)
         preferences = await preferences_of(self._sessions, call.user, call.app, begins=True)
         cost = 0
         try:
@@ -129,11 +140,10 @@ class TournamentActor(Actor):
                     await self._record.call(OpenRecord(_opened(panel, call, self._clock.now_us())))
                     verdict, agreed = await self._played(call, preferences, panel, group, ends_at)
                 except BaseException as error:
-                    why = error.message if isinstance(error, QuorumError) else "it was cancelled"
-                    self._record.tell(AbandonRecord(panel.tournament_id, why))
+                    self._record.tell(AbandonRecord(panel.tournament_id, _why(call, error)))
                     raise
                 cost = verdict.cost_nano_usd
-            await self._record.call(CloseRecord(verdict, agreed))
+            await self._record.deliver(CloseRecord(verdict, agreed))  # whatever becomes of who asked: it is decided
             return verdict
         finally:
             self._sessions.tell(Spent(call.user, cost, None))
@@ -144,27 +154,34 @@ class TournamentActor(Actor):
     async def _convened(self, call: TournamentCall, preferences: Preferences) -> AsyncIterator[tuple[Panel, GroupHold]]:
         """The panel under its hold: a smaller one where the budget is tight and the call allows it."""
         confirmed = await self._confirmed(call)
-        narrower = Narrower()
+        narrower, refused = Narrower(), None
         while True:
-            panel = await self._panels.convene(call, preferences, narrower)
+            try:
+                panel = await self._panels.convene(call, preferences, narrower)
+            except NoEligibleModel as nobody:
+                if refused is None:
+                    raise
+                raise BudgetExceeded(f"{refused.message}; {nobody.message}", detail=refused.detail) from nobody
             group = GroupHold(self._budget, tuple(bid.reserve for bid in panel.group), confirmed)
             try:
                 await group.__aenter__()
                 break
-            except (OverBudget, BudgetHeld) as refused:
-                narrower = await self._narrower(call, panel, refused)
+            except (OverBudget, BudgetHeld) as over:
+                refused, narrower = over, await self._narrower(call, panel, narrower, over)
         call.emit(_bounded(panel))
         try:
             yield panel, group
         finally:
             await group.__aexit__(None, None, None)
 
-    async def _narrower(self, call: TournamentCall, panel: Panel, refused: OverBudget | BudgetHeld) -> Narrower:
+    async def _narrower(
+        self, call: TournamentCall, panel: Panel, narrower: Narrower, refused: OverBudget | BudgetHeld
+    ) -> Narrower:
         """How the panel may fit. Raises what the call answers where it may not: a question, if the budget's owner allows one."""
         members, tight = len(panel.terms.members), call.params.on_tight_budget
         if tight == "shrink" and members > max(panel.rule.min_live, FEWEST_LIVE):
             return Narrower(most=members - 1)
-        if tight == "local_only" and panel.bound:
+        if tight == "local_only" and not narrower.local_only:
             return Narrower(local_only=True)
         if isinstance(refused, BudgetHeld):
             raise refused
@@ -333,6 +350,20 @@ class TournamentActor(Actor):
         ]
         answers = [run.response_tokens for run in contest.runs.values() if run.response_tokens]
         return saved(spared, answers, self._clock.now_us() / MICRO)
+
+
+def _grace_s(left_s: float) -> float:
+    return min(max(left_s * GRACE, LEAST_GRACE_S), MOST_GRACE_S, left_s / 2)
+
+
+def _why(call: TournamentCall, error: BaseException) -> str:
+    """Why there is no verdict."""
+    if isinstance(error, QuorumError):
+        return error.message
+    return _INTERRUPTED.get(call.interrupted().code, "it was cancelled")
+
+
+_INTERRUPTED = {"deadline": "its deadline passed", "shutting_down": "the daemon was shutting down"}
 
 
 def body_hash(params: Tournament) -> bytes:

@@ -252,6 +252,21 @@ def eventually(look: Callable[[], T], what: str, within_s: float = PATIENCE_S) -
     return seen
 
 
+def watch(daemon: Daemon) -> Path:
+    """Has the database itself write down what the daemon's month has spent and holds at every change, in a table of ours.
+
+    It sees each change within a commit, so also what the commit leaves, which a reader beside it may miss.
+    """
+    database = daemon.state / "quorumd.sqlite3"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.executescript("""
+            CREATE TABLE seen_by_the_test (spent INTEGER, held INTEGER);
+            CREATE TRIGGER the_test_sees AFTER UPDATE ON accounts WHEN NEW.scope = 'daemon' AND NEW.period = 'month'
+            BEGIN INSERT INTO seen_by_the_test VALUES (NEW.spent, NEW.held); END;
+        """)
+    return database
+
+
 def provider(name: str, kind: str, base_url: str, **options: Any) -> str:
     """A `[providers.…]` section. A value is written as JSON, which for text, numbers and booleans is TOML."""
     said = {"kind": kind, "base_url": base_url} | options

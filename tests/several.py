@@ -32,9 +32,9 @@ FAILS = model(fail=400, fail_reason="invalid")
 """A refusal of the request, which opens no breaker."""
 LATE_YES, LATE_NO = says("yes", latency_ms=600), says("no", latency_ms=600)
 SILENT = model(latency_ms=60_000)
-CHUNKS = 400
-SLOW = model(text="perhaps " * CHUNKS, chunks=CHUNKS, pace_ms=25)
-"""A stream of ten seconds: whoever ends it early pays for little of it."""
+CHUNKS = 100
+SLOW = model(chunks=CHUNKS, pace_ms=50)
+"""A stream of five seconds, about a token each chunk: whoever ends it early pays for little of it."""
 SHORT, LONGER, LONGEST = (model(text=text, response_tokens=RESPONSE_TOKENS) for text in ("a", "a b", "a b c"))
 """Answers without a type: the judge of these tests prefers the longest."""
 MODELS = (YES, NO, PROSE, FAILS, LATE_YES, LATE_NO, SILENT, SLOW, SHORT, LONGER, LONGEST)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import running_daemon
 import simulated_provider
-from running_daemon import ROOT, Daemon, JsonLines, priced, provider
+from running_daemon import ROOT, Daemon, JsonLines, priced, provider, watch
 from simulated_provider import Provider, model
 
 PROCESSES, CONNECTIONS, CALLS = 4, 5, 500
@@ -70,21 +70,6 @@ def ends(lines: JsonLines, calls: int) -> list[dict]:
         assert message is not None, f"the daemon closed after {len(heard)} of {calls} ends"
         heard += [message] if message["t"] in {"done", "fault"} else []
     return heard
-
-
-def watch(daemon: Daemon) -> Path:
-    """Has the database itself write down what the daemon's month has spent and holds at every change, in a table of ours.
-
-    It sees each change within a commit, so also what the commit leaves, which a reader beside it may miss.
-    """
-    database = daemon.state / "quorumd.sqlite3"
-    with closing(sqlite3.connect(database)) as connection:
-        connection.executescript("""
-            CREATE TABLE seen_by_the_test (spent INTEGER, held INTEGER);
-            CREATE TRIGGER the_test_sees AFTER UPDATE ON accounts WHEN NEW.scope = 'daemon' AND NEW.period = 'month'
-            BEGIN INSERT INTO seen_by_the_test VALUES (NEW.spent, NEW.held); END;
-        """)
-    return database
 
 
 CLIENT = """
