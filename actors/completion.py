@@ -156,7 +156,7 @@ class Completions:
             if fault is not None:
                 run.rejected = [*run.rejected, Rejected(str(target), fault.code, fault.message)]
                 if todo and run.made.reason in HOPS and fault.code in REFUSED_BY_BUDGET:
-                    fault = None
+                    fault, run.targets = None, _without(run.targets, target)
                     continue
                 run.targets = []
                 if run.failed and fault.code in REFUSED_BY_BUDGET:
@@ -227,6 +227,7 @@ class Completions:
         refused = error.code in REFUSED_BY_BUDGET
         if others and not held.progress.emitted and (error.code in FALLBACK or (hop and refused)):
             if refused:
+                run.targets = _without(run.targets, target)
                 run.rejected = [*run.rejected, Rejected(str(target), error.code, error.message)]
             else:
                 run.failed.append(Rejected(str(target), error.code, error.message))
@@ -327,7 +328,7 @@ class Completions:
             attempts=run.attempts,
             latency_ms=round((self._clock.monotonic() - began) * 1000, 3),
             first_token_ms=None if first is None else round((first - began) * 1000, 3),
-            warnings=_warnings(run, held, simulated=simulated),
+            warnings=_warnings(run, held, target, simulated=simulated),
         )
 
     def _decision(self, run: _Run, target: Target | None) -> Decision:
@@ -337,7 +338,7 @@ class Completions:
         return Decision(
             targets=[str(target) for target in run.targets],
             reason=run.reason,
-            flags=run.made.flags,
+            flags=run.made.flags_at(target or next(iter(run.made.targets), None)),
             steps=[*run.made.steps, *changed],
             rejected=run.rejected,
             bound_nano_usd=run.quotes.of(run.targets[0]).bound if run.targets else None,
@@ -357,6 +358,11 @@ _FLAGGED = {
     "tier_ignored": f"`quality_tier`: {TIER_IGNORED}",
 }
 """What the flags of a decision mean."""
+
+
+def _without(targets: list[Target], refused: Target) -> list[Target]:
+    """The targets but for one that is not admitted; a list of their own, for a plan is of many calls."""
+    return [target for target in targets if target != refused]
 
 
 def _tell_what_failed(refused: QuorumError, failed: list[Rejected]) -> None:
@@ -387,7 +393,7 @@ def _usage(end: AttemptEnd) -> Usage:
     return Usage(tokens.prompt, tokens.cached, tokens.response, tokens.reasoning, end.token_source)
 
 
-def _warnings(run: _Run, held: Held, *, simulated: bool) -> list[Warned]:
+def _warnings(run: _Run, held: Held, target: Target, *, simulated: bool) -> list[Warned]:
     found, end = [], held.ended
     if simulated:
         found.append(Warned("simulated", "this answer is simulated: no provider of models was asked"))
@@ -395,7 +401,7 @@ def _warnings(run: _Run, held: Held, *, simulated: bool) -> list[Warned]:
         found.append(
             Warned("overrun", "the provider charged more than the bound that was held; the limit may be passed by it")
         )
-    found += [Warned(flag, _FLAGGED[flag]) for flag in run.made.flags]
+    found += [Warned(flag, _FLAGGED[flag]) for flag in run.made.flags_at(target)]
     found += [Warned(mark, _MARKED[mark]) for mark in held.marks or () if mark in _MARKED]
     found += [Warned(f"budget_{alert.level}", alert_text(alert)) for alert in held.alerts]
     if end.cost is None:

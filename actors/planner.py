@@ -96,13 +96,11 @@ class Planner:
         return Prepared(chat, preferences, made, views, Quotes(self._catalogue, chat, preferences, views, counted))
 
     async def planned(self, says: Chat | Resolve, preferences: Preferences) -> tuple[Plan, tuple[ProviderView, ...]]:
-        """The plan of what a call says, and the providers that it was made of."""
+        """The plan of what a call says, once the prices that decide it are known, and the providers that it was made of."""
         asked = asked_by(says, preferences, self._experiments)
-        views = await self._pool.call(ReadViews())
-        made = self._plan(asked, views)
+        made, views = await self._by_known_prices(asked, await self._pool.call(ReadViews()))
         if isinstance(made.fault, NoEligibleModel) and any(view.state == "unknown" for view in views):
-            views = await self._views_once_listed()
-            made = self._plan(asked, views)
+            made, views = await self._by_known_prices(asked, await self._views_once_listed())
         return made, views
 
     def told_now(self, fault: QuorumError, views: tuple[ProviderView, ...]) -> QuorumError:
@@ -144,6 +142,17 @@ class Planner:
         except TimeoutError:
             log.warning("no_models_listed", waited_s=FIRST_LISTING_S)
         return await self._pool.call(ReadViews())
+
+    async def _by_known_prices(
+        self, asked: Asked, views: tuple[ProviderView, ...]
+    ) -> tuple[Plan, tuple[ProviderView, ...]]:
+        """A plan that need not be made again for its prices: right after the start none are known."""
+        made = self._plan(asked, views)
+        if made.by_price and not self._prices_known.is_set():
+            await self._prices_known.wait()
+            views = await self._pool.call(ReadViews())
+            made = self._plan(asked, views)
+        return made, views
 
     def _plan(self, asked: Asked, views: tuple[ProviderView, ...]) -> Plan:
         world = self._world_of(views)

@@ -26,6 +26,9 @@ def asked_by(says: Chat | Resolve, preferences: Preferences, experiments: Mappin
         )
     task_model = None if wishes is not None or task is None else orchestrator.task_models.get(task)
     drawn = _drawn(says, preferences, experiments) if experiments else None
+    arm_wishes = None
+    if drawn is not None and drawn.tier is not None:
+        arm_wishes = Wishes(drawn.tier, orchestrator.prefer_local, orchestrator.budget_tier_allows_paid)
     matters = wishes is not None or task_model is not None or (drawn is not None and drawn.of_task)
     return Asked(
         says.model,
@@ -41,14 +44,17 @@ def asked_by(says: Chat | Resolve, preferences: Preferences, experiments: Mappin
         task_model,
         tier if wishes is None else None,
         drawn,
+        arm_wishes,
         preferences.provider_selection_mode,
     )
 
 
 def _drawn(says: Chat | Resolve, preferences: Preferences, experiments: Mapping[str, Experiment]) -> Drawn | None:
-    """The arm that the call is in: of its task, unless the user or the call decides about that; else of all calls."""
+    """The arm that the call is in: of its task, else of all calls; none where the call or its user decides about the task."""
     task, own = says.task_type, preferences.own
+    decided = task is not None and (bool(own & OWN_SAY) or f"orchestrator.task_models.{task}" in own)
+    if decided or says.quality_tier is not None:
+        return None
     of_task = None if task is None else experiment_of(experiments, task)
-    decided = says.quality_tier is not None or bool(own & OWN_SAY) or f"orchestrator.task_models.{task}" in own
-    name = of_task if of_task is not None and not decided else experiment_of(experiments, None)
+    name = experiment_of(experiments, None) if of_task is None else of_task
     return None if name is None else draw(name, experiments[name], preferences.user, says.conversation)

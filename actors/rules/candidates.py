@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 from msgspec import Struct, field
@@ -35,6 +35,13 @@ class Chosen(Struct, frozen=True):
 
     choice: Choice
     passed_over: list[Rejected]
+
+
+class Ranked(Struct, frozen=True):
+    """The best model of each provider for who chose nothing, and why the first is the first."""
+
+    targets: list[Target]
+    why: str
 
 
 class World(Struct, frozen=True, dict=True):
@@ -92,7 +99,7 @@ class World(Struct, frozen=True, dict=True):
         return {}
 
     @cached_property
-    def _ranked(self) -> dict[SelectionMode, list[Target]]:
+    def _ranked(self) -> dict[SelectionMode, Ranked]:
         return {}
 
     def view(self, provider: str) -> ProviderView | None:
@@ -119,11 +126,11 @@ class World(Struct, frozen=True, dict=True):
             self._chosen[key] = self._choose(task_type, wishes)
         return self._chosen[key]
 
-    def by_mode(self, mode: SelectionMode) -> Iterator[Target]:
-        """The best model of each provider for who chose nothing; those of providers that are not available come last."""
+    def ranked(self, mode: SelectionMode) -> Ranked:
+        """What there is for who chose nothing; models of providers that are not available come last."""
         if mode not in self._ranked:
             self._ranked[mode] = self._rank(mode)
-        return iter(self._ranked[mode])
+        return self._ranked[mode]
 
     def _choose(self, task_type: str | None, wishes: Wishes) -> Chosen:
         wanted = ANY_TASK if task_type is None else task(task_type, self.tasks)
@@ -144,15 +151,17 @@ class World(Struct, frozen=True, dict=True):
         why = f"would have been chosen, but provider `{view.name}` is {view.state.replace('_', ' ')}"
         return Rejected(model.id, code, f"{why}: {view.why}" if view.why else why)
 
-    def _rank(self, mode: SelectionMode) -> list[Target]:
+    def _rank(self, mode: SelectionMode) -> Ranked:
         if mode == "user_choice":
             firsts = [first for view in self._real if (first := self._firsts[view.name]) is not None]
-        else:
-            best: dict[str, Target] = {}
-            for model in rank([m for m in self.models if not self._retired(m)], mode):
-                best.setdefault(model.provider, self._target(model))
-            firsts = list(best.values())
-        return sorted(firsts, key=lambda target: self.by_name[target.provider].state not in AVAILABLE)
+            firsts.sort(key=lambda target: self.by_name[target.provider].state not in AVAILABLE)
+            return Ranked(firsts, "the first available model, in the config's order")
+        models = [m for m in self.models if not self._retired(m)]
+        here = rank([m for m in models if m.available], mode)
+        best: dict[str, Target] = {}
+        for model in (*here.models, *rank([m for m in models if not m.available], mode).models):
+            best.setdefault(model.provider, self._target(model))
+        return Ranked(list(best.values()), here.why)
 
     def _target(self, model: ModelInfo) -> Target:
         return Target(model.provider, model.id.removeprefix(f"{model.provider}:"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import inf
 
 from msgspec import Struct, field
 
@@ -55,19 +54,14 @@ def choose(models: Sequence[ModelInfo], task: Task, wishes: Wishes) -> Choice:
     return choice
 
 
-def rank(models: Sequence[ModelInfo], mode: SelectionMode) -> list[ModelInfo]:
-    """Models for a call that nobody chose one for, the best first by this mode, available or not; the unrated ones last."""
-    if mode == "user_choice":
-        return list(models)
+def rank(models: Sequence[ModelInfo], mode: SelectionMode) -> Choice:
+    """Models for a call that nobody chose one for, the best first by this mode, the unrated ones last; `user_choice` ranks nothing."""
     rated = sorted((m for m in models if m.quality is not None), key=_merit)
-    if mode == "cost_optimized":
-        rated.sort(key=lambda m: inf if (cost := cost_usd(m, ANY_TASK)) is None else cost)
-    if mode == "balanced":
-        near = [m for m in rated if m.local and _quality(m) >= _quality(rated[0]) - NEAR]
-        paid = sorted(_priced(rated, ANY_TASK), key=lambda m: _worth(m, ANY_TASK), reverse=True)
-        good = [m for m in paid if _quality(m) >= FLOORS["balanced"]]
-        rated = list({m.id: m for m in [*near, *good, *rated]}.values())
-    return [*rated, *(m for m in models if m.quality is None)]
+    unrated = [m for m in models if m.quality is None]
+    if not rated:
+        return Choice(unrated, "the first available model, for none is rated")
+    ranked = _BY_MODE[mode](rated)
+    return Choice([*ranked.models, *unrated], ranked.why)
 
 
 def cost_usd(model: ModelInfo, task: Task) -> float | None:
@@ -123,6 +117,37 @@ _BY_TIER: dict[Tier, Callable[[list[ModelInfo], Task, Wishes], Choice]] = {
 }
 
 
+def _by_cost(rated: list[ModelInfo]) -> Choice:
+    priced = sorted((m for m in rated if cost_usd(m, ANY_TASK) is not None), key=lambda m: cost_usd(m, ANY_TASK) or 0.0)
+    if not priced:
+        return Choice(rated, "the available model of the highest quality, for no price is known")
+    unpriced = [m for m in rated if cost_usd(m, ANY_TASK) is None]
+    return Choice([*priced, *unpriced], "the cheapest available model")
+
+
+def _by_quality(rated: list[ModelInfo]) -> Choice:
+    return Choice(rated, "the available model of the highest quality")
+
+
+def _in_balance(rated: list[ModelInfo]) -> Choice:
+    near = [m for m in rated if m.local and _quality(m) >= _quality(rated[0]) - NEAR]
+    paid = sorted(_priced(rated, ANY_TASK), key=lambda m: _worth(m, ANY_TASK), reverse=True)
+    good = [m for m in paid if _quality(m) >= FLOORS["balanced"]]
+    why = f"the available model of the highest quality, for no price is known of one of {FLOORS['balanced']:g} or more"
+    if near:
+        why = "free, local and within a point of the best that is available"
+    elif good:
+        why = "the available model with the most quality for the money"
+    return Choice(list({m.id: m for m in [*near, *good, *rated]}.values()), why)
+
+
+_BY_MODE: dict[SelectionMode, Callable[[list[ModelInfo]], Choice]] = {
+    "cost_optimized": _by_cost,
+    "quality_first": _by_quality,
+    "balanced": _in_balance,
+}
+
+
 def _quality(model: ModelInfo) -> float:
     return model.quality or 0.0
 
@@ -161,7 +186,9 @@ def _way_out(task: Task, wishes: Wishes) -> str:
     ways = [f"get a local one, as {', '.join(m.names[0] for m in local)}"] if local else []
     if wishes.tier == "budget":
         ways.append(
-            "take the tier `balanced`" if wishes.allow_paid else "take the tier `balanced`, or allow paid models"
+            "take the tier `balanced`"
+            if wishes.allow_paid
+            else "take the tier `balanced`, or allow paid models (`orchestrator.budget_tier_allows_paid`)"
         )
     else:
         ways.append("add a provider's key")

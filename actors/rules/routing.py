@@ -27,7 +27,7 @@ from protocols.errors import (
 )
 from protocols.model import Tier, split_model_id
 from protocols.provider import AVAILABLE, ProviderView
-from protocols.routing import Reason, Rejected, Step
+from protocols.routing import IN_WORDS, Reason, Rejected, Step
 from protocols.settings import SelectionMode
 
 
@@ -35,7 +35,8 @@ class Asked(Struct, frozen=True):
     """What a call says about its model, and the defaults below it; `user_models` are the user's own by their ids.
 
     `wishes` are there where the orchestrator chooses, for `task` or, without one, at the tier that the call names; `idle_tier` is a
-    tier that the call names although it does not. `drawn` is the arm of an experiment that the call is in.
+    tier that the call names although it does not. `drawn` is the arm of an experiment that the call is in, `arm_wishes` how the
+    orchestrator chooses for one that gives a tier.
     """
 
     model: str | None
@@ -51,13 +52,15 @@ class Asked(Struct, frozen=True):
     task_model: str | None = None
     idle_tier: Tier | None = None
     drawn: Drawn | None = None
+    arm_wishes: Wishes | None = None
     mode: SelectionMode = "user_choice"
 
 
 class Plan(Struct):
     """Targets in order and how they were found; with `fault` there are none, and it is what the call answers.
 
-    `language` is the tag that the call's hint names, `arm` the experiment's that chose, `free_only` whether only free models may answer.
+    `language` is the tag that the call's hint names, `arm` the experiment's that chose, `by_price` whether prices had a say. `wishes`
+    are those of the tier that it goes by, `over_tier` the targets that cost money although it is `budget`.
     """
 
     targets: list[Target] = field(default_factory=list)
@@ -68,11 +71,20 @@ class Plan(Struct):
     language: str | None = None
     flags: list[str] = field(default_factory=list)
     arm: str | None = None
-    free_only: bool = False
+    by_price: bool = False
+    wishes: Wishes | None = None
+    over_tier: list[Target] = field(default_factory=list)
+
+    def flags_at(self, target: Target | None) -> list[str]:
+        """The flags of the decision where this target answers."""
+        return [*self.flags, "tier_exceeded"] if target in self.over_tier else self.flags
 
 
 class Default(Struct, frozen=True):
-    """What a step below the call's own words gives: a model's name, or the fault that it is; and where it stands."""
+    """What a step below the call's own words gives: a model's name, or the fault that it is; and where it stands.
+
+    `wishes` are there where the orchestrator is to choose.
+    """
 
     reason: Reason
     name: str
@@ -80,40 +92,45 @@ class Default(Struct, frozen=True):
     fault: QuorumError | None = None
     chosen: Chosen | None = None
     drawn: Drawn | None = None
-    free_only: bool = False
+    wishes: Wishes | None = None
 
 
-TIER_IGNORED = "it has no effect while the orchestrator is off: daemonctl settings set orchestrator.enabled true"
+TIER_IGNORED = (
+    "it has no effect while the orchestrator is off: daemonctl settings set orchestrator.enabled true"
+    " (and --user, where the call names one)"
+)
 
-_MODES: dict[SelectionMode, str] = {
-    "user_choice": "the first available model, in the config's order",
-    "cost_optimized": "the cheapest available model",
-    "quality_first": "the available model of the highest quality",
-    "balanced": "the available model with the most quality for the money",
-}
-"""What `provider_selection_mode` means."""
+OF_THE_CALL: frozenset[Reason] = frozenset({"explicit_model", "explicit_provider", "conversation_default"})
+"""Reasons of a choice that no tier has a say in; what stands by it is the tier's again."""
 
 
 def plan(asked: Asked, world: World) -> Plan:
     """The targets of a call. The explicit choice wins; what is below it follows only where a fallback is allowed."""
-    made = Plan()
+    made = Plan(wishes=_wishes(asked))
     try:
         if asked.hint is not None:
+            made.reason = "explicit_provider" if asked.model is None else "explicit_model"
             asked = _hinted(asked, asked.hint, world, made)
         first = _chosen(asked, world, made)
     except QuorumError as wrong:
+        _note_refused(made, asked.model or asked.provider or asked.hint or "", IN_WORDS[made.reason])
         made.fault = wrong
         return made
     fallback = asked.allow_fallback if asked.allow_fallback is not None else not (asked.model or asked.provider)
-    candidates = [*first, *(_lower(asked, world) if fallback or not first else ())]
+    candidates = [*first, *(_lower(asked, world, made) if fallback or not first else ())]
+    own = first if made.reason in OF_THE_CALL else []
     faults: list[QuorumError] = []
     for target in dict.fromkeys(candidates):
-        fault = _fault(target, world) or (_not_free(target, world) if made.free_only else None)
+        fault = _fault(target, world) or (None if target in own else _over_tier(target, world, made))
         if fault is None:
             made.targets.append(target)
         else:
             faults.append(fault)
             made.rejected.append(Rejected(str(target), fault.code, fault.message))
+            if isinstance(fault, UnknownModel) and target in first:  # retired: nothing stands in for it
+                why = next(step.why for step in made.steps if step.step == made.reason)
+                faults = [fault if asked.model or asked.provider else _placed(fault, why)]
+                break
     if not made.targets:
         made.fault = faults[0] if faults else _nothing(world)
     elif made.rejected and str(made.targets[0]) != str(candidates[0]):
@@ -124,10 +141,11 @@ def plan(asked: Asked, world: World) -> Plan:
 def _chosen(asked: Asked, world: World, made: Plan) -> list[Target]:
     """What the highest step that applies gives. Raises QuorumError."""
     if asked.model is not None:
+        made.reason = "explicit_model"
         target = resolve(asked.model, asked.provider, world, made.steps)
-        _take(made, "explicit_model", target, "the call names the model")
-        return [target]
+        return [_taken(target, "the call names the model", made)]
     if asked.provider is not None:
+        made.reason = "explicit_provider"
         view = _provider(asked.provider, world, made.steps)
         own = _own_at(view, asked)
         first = own or world.first_of(view.name)
@@ -136,35 +154,40 @@ def _chosen(asked: Asked, world: World, made: Plan) -> list[Target]:
                 f"provider `{view.name}` has listed no models yet and the config names none; name one: {view.name}:<model>"
             )
         which = "" if own is None else "; the model is yours for it"
-        _take(made, "explicit_provider", first, f"the call names the provider `{view.name}`{which}")
-        return [first]
+        return [_taken(first, f"the call names the provider `{view.name}`{which}", made)]
     if asked.idle_tier is not None:
         made.flags.append("tier_ignored")
         made.steps.append(Step("quality_tier", asked.idle_tier, TIER_IGNORED))
     for default in _defaults(asked, world):
         return [_taken_default(default, world, made)]
-    available = next(_lower(asked, world), None)
+    made.reason = "first_available"
+    available = next(_lower(asked, world, made), None)
     if available is None:
         return []
-    _take(made, "first_available", available, f"nothing was chosen: {_MODES[asked.mode]}")
-    return [available]
+    return [_taken(available, f"nothing was chosen: {world.ranked(asked.mode).why}", made)]
 
 
 def _taken_default(default: Default, world: World, made: Plan) -> Target:
     """The step's target, with all that the plan says of it. Raises QuorumError."""
-    made.free_only = default.free_only
+    made.reason = default.reason
+    if default.wishes is not None:
+        made.wishes = default.wishes
     if default.drawn is not None:
         made.arm = default.drawn.name
         gives = default.drawn.model or f"the tier `{default.drawn.tier}`"
         made.steps.append(Step("experiment", default.drawn.name, f"an experiment of the config; its arm gives {gives}"))
     if default.chosen is not None:
+        made.by_price = True
         made.rejected += default.chosen.passed_over
-        made.flags += ["tier_exceeded"] if default.chosen.choice.tier_exceeded else []
     if default.fault is not None:
+        _note_refused(made, default.name, default.why)
         raise default.fault
-    target = _default(default.name, default.why, world, made.steps)
-    _take(made, default.reason, target, default.why)
-    return target
+    try:
+        target = resolve(default.name, None, world, made.steps)
+    except QuorumError as wrong:
+        _note_refused(made, default.name, default.why)
+        raise _placed(wrong, default.why) from wrong
+    return _taken(target, default.why, made)
 
 
 def _hinted(asked: Asked, said: str, world: World, made: Plan) -> Asked:
@@ -197,19 +220,24 @@ def _contradicted(param: str, value: str, name: str) -> BadRequest:
     return BadRequest(f"`{param}` says `{value}`, `hint` says `{name}`, which is another; leave one of them out")
 
 
-def _lower(asked: Asked, world: World) -> Iterator[Target]:
+def _lower(asked: Asked, world: World, made: Plan) -> Iterator[Target]:
     """What the lower steps give: the user's model of a provider that is named beside the model, the defaults, then the first model of
-    each provider, simulated ones only if there is no other."""
+    each provider, simulated ones only if there is no other. Where the orchestrator has none, nothing below it steps in."""
     if asked.model is not None and asked.provider is not None:
         view = _provider(asked.provider, world, [])
         beside = _own_at(view, asked) or world.first_of(view.name)
         if beside is not None and world.counts(beside):
             yield beside
     for default in _defaults(asked, world):
+        made.by_price |= default.chosen is not None
+        if default.fault is not None:
+            made.steps.append(Step("stands_by", default.name, f"nobody else: {default.fault.message}"))
+            return
         with suppress(QuorumError):  # a wrong default is no candidate; it is reported where it is the choice
-            if default.fault is None and world.counts(target := resolve(default.name, None, world, [])):
+            if world.counts(target := resolve(default.name, None, world, [])):
                 yield target
-    yield from world.by_mode(asked.mode)
+    made.by_price |= asked.mode != "user_choice"
+    yield from world.ranked(asked.mode).targets
 
 
 def _own_at(view: ProviderView, asked: Asked) -> Target | None:
@@ -243,32 +271,32 @@ def _orchestrated(task: str | None, wishes: Wishes, world: World, drawn: Drawn |
     try:
         chosen = world.chosen(task, wishes)
     except QuorumError as unknown:
-        return Default("orchestrator", "", what, unknown)
-    free_only = wishes.tier == "budget" and not wishes.allow_paid
+        return Default("orchestrator", wishes.tier, what, unknown, None, drawn, wishes)
+    why = f"{what}: {chosen.choice.why}"
     if chosen.choice.models:
-        first, why = chosen.choice.models[0].id, f"{what}: {chosen.choice.why}"
-        return Default("orchestrator", first, why, None, chosen, drawn, free_only)
-    detail = {"task_type": task, "quality_tier": wishes.tier}
-    return Default(
-        "orchestrator", "", what, NoEligibleModel(f"{what}: {chosen.choice.why}", detail=detail), chosen, drawn
-    )
+        return Default("orchestrator", chosen.choice.models[0].id, why, None, chosen, drawn, wishes)
+    fault = NoEligibleModel(why, detail={"task_type": task, "quality_tier": wishes.tier})
+    return Default("orchestrator", wishes.tier, what, fault, chosen, drawn, wishes)
 
 
 def _of_arm(drawn: Drawn, asked: Asked, world: World) -> Default:
     """What an arm gives, at the step that it stands in for."""
     if drawn.tier is not None:
         task = asked.task if drawn.of_task else None
-        return _orchestrated(task, replace(asked.wishes or Wishes(), tier=drawn.tier), world, drawn)
+        return _orchestrated(task, asked.arm_wishes or Wishes(drawn.tier), world, drawn)
     reason: Reason = "task_model" if drawn.of_task else "daemon_default"
     return Default(reason, drawn.model or "", f"the arm `{drawn.name}` of an experiment", drawn=drawn)
 
 
-def _default(name: str, what: str, world: World, steps: list[Step]) -> Target:
-    """A default model; a wrong one is told with where it stands."""
-    try:
-        return resolve(name, None, world, steps)
-    except QuorumError as wrong:
-        raise type(wrong)(f"{what} is wrong: {wrong.message}", detail=wrong.detail) from wrong
+def _placed(wrong: QuorumError, where: str) -> QuorumError:
+    """The fault of a default, told with where it stands."""
+    return type(wrong)(f"{where} is wrong: {wrong.message}", detail=wrong.detail)
+
+
+def _wishes(asked: Asked) -> Wishes | None:
+    """Those of the orchestrator where it stands for the call's task, be it for an arm."""
+    of_task = asked.drawn is not None and asked.drawn.of_task
+    return asked.arm_wishes if of_task else asked.wishes
 
 
 def resolve_choice(model: str | None, provider: str | None, world: World) -> Target:
@@ -384,9 +412,12 @@ def _fault(target: Target, world: World) -> QuorumError | None:
             return ProviderUnavailable(f"{message}; it is tried again by itself", detail=detail)
 
 
-def _not_free(target: Target, world: World) -> QuorumError | None:
-    """Why a target is no fallback of the tier `budget`, or None."""
-    if world.is_local(target):
+def _over_tier(target: Target, world: World, made: Plan) -> QuorumError | None:
+    """Why a target is none in the tier `budget`, or None. One that costs money where the user allows that is noted."""
+    if made.wishes is None or made.wishes.tier != "budget" or world.is_local(target):
+        return None
+    if made.wishes.allow_paid:
+        made.over_tier.append(target)
         return None
     return NoEligibleModel(
         f"`{target}` is not free, and the tier `budget` takes only what is (`orchestrator.budget_tier_allows_paid`)"
@@ -401,9 +432,16 @@ def _nothing(world: World) -> QuorumError:
     )
 
 
-def _take(made: Plan, reason: Reason, target: Target, why: str) -> None:
-    made.reason = reason
-    made.steps.append(Step(reason, str(target), why))
+def _note_refused(made: Plan, said: str, why: str) -> None:
+    """The step whose choice is at fault, unless it was noted before that was seen."""
+    if all(step.step != made.reason for step in made.steps):
+        made.steps.append(Step(made.reason, said, why))
+
+
+def _taken(target: Target, why: str, made: Plan) -> Target:
+    """The target of the step that decides."""
+    made.steps.append(Step(made.reason, str(target), why))
+    return target
 
 
 def _near_model(name: str, world: World) -> str:

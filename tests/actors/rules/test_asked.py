@@ -53,13 +53,28 @@ def test_labels_that_decide_nothing_make_no_other_question():
         (TAGS, ("orchestrator.task_models.tag",), {"task_type": "tag"}, None),
         (TAGS, ("orchestrator.task_models.dialogue",), {"task_type": "tag"}, True),
         (TAGS, ("orchestrator.quality_tier",), {"task_type": "tag"}, None),
-        (TAGS | ALL, ("orchestrator.enabled",), {"task_type": "tag"}, False),
+        (TAGS | ALL, ("orchestrator.enabled",), {"task_type": "tag"}, None),
+        (TAGS | ALL, ("orchestrator.quality_tier",), {"task_type": "dialogue"}, None),
+        (TAGS | ALL, ("orchestrator.task_models.tag",), {"task_type": "tag"}, None),
+        (TAGS | ALL, ("orchestrator.task_models.tag",), {"task_type": "dialogue"}, False),
+        (ALL, ("orchestrator.enabled", "orchestrator.task_models.tag"), {}, False),
         (TAGS, (), {"task_type": "tag", "quality_tier": "budget"}, None),
+        (TAGS | ALL, (), {"task_type": "tag", "quality_tier": "budget"}, None),
+        (ALL, (), {"quality_tier": "budget"}, None),
     ],
 )
 def test_a_call_is_in_an_experiment_unless_its_user_decides_about_that(experiments, own, said, of_task):
     drawn = asked(OFF, experiments, own, **said).drawn
     assert (drawn and drawn.of_task) is of_task
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_an_arm_that_gives_a_tier_chooses_as_its_user_wishes(enabled):
+    tiers = {"tags": Experiment(task="tag", arms={"a": Arm(tier="budget"), "b": Arm(tier="budget")})}
+    mine = Orchestration(enabled=enabled, prefer_local=True, budget_tier_allows_paid=True)
+    assert asked(mine, tiers, task_type="tag").arm_wishes == Wishes("budget", True, True)
+    assert asked(mine, TAGS, task_type="tag").arm_wishes is None
+    assert asked(mine, tiers, task_type="dialogue").arm_wishes is None
 
 
 def test_what_is_resolved_and_what_is_called_are_the_same_question():

@@ -9,7 +9,7 @@ from actors.rules.experiments import Drawn
 from actors.rules.matrix import TaskConfig
 from actors.rules.orchestrator import Wishes
 from actors.rules.pricing import Price
-from actors.rules.routing import Asked, plan, resolve_choice, unlisted_why
+from actors.rules.routing import OF_THE_CALL, Asked, plan, resolve_choice, unlisted_why
 from protocols.errors import BadRequest, UnknownProvider
 from protocols.provider import ProviderView
 
@@ -493,6 +493,7 @@ DRAWN = st.none() | st.builds(
     st.none() | st.sampled_from(["budget", "premium"]),
     st.booleans(),
 )
+MODES = ("cost_optimized", "quality_first", "balanced")
 SETTINGS = st.fixed_dictionaries(
     {
         "user_models": st.lists(st.sampled_from(["openai:gpt-4o", "anthropic:x", "ollama:y", "gone:z"])).map(tuple),
@@ -536,9 +537,10 @@ def test_a_plan_has_targets_that_can_be_called_or_a_fault_and_is_the_same_each_t
     away = {v.name for v in views if v.state in {"open", "rate_limited", "misconfigured"}}
     assert not any(target.provider in away for target in made.targets)
     assert targets(made) == targets(planned(views, entries, **settings))
-    if made.free_only:
-        local = {name for name, entry in entries.items() if entry.local}
-        assert all(target.provider == "ollama" or str(target) in local for target in made.targets)
+    at_tier = made.targets[made.reason in OF_THE_CALL :] if made.wishes and made.wishes.tier == "budget" else []
+    paid = [target for target in at_tier if not World(tuple(views), entries, ALIASES).is_local(target)]
+    assert [t for t in made.targets if "tier_exceeded" in made.flags_at(t)] == paid
+    assert not paid or made.wishes.allow_paid
 
 
 LOCAL = {"ollama:llama3:8b": ModelConfig(quality=6.5, strengths=("narrative",))}
@@ -565,7 +567,7 @@ AWAY = [replace(OPENAI, state="misconfigured", why="the key is wrong"), CLAUDE, 
 )
 def test_the_orchestrator_gives_the_model_of_task_and_tier(wishes, task, entries, found, flags):
     made = planned(entries=entries, tasks={"poem": TaskConfig()}, task=task, wishes=wishes, user_default="openai:own")
-    assert (targets(made)[0], made.reason, made.flags) == (found, "orchestrator", flags)
+    assert (targets(made)[0], made.reason, made.flags_at(made.targets[0])) == (found, "orchestrator", flags)
     assert f"at the tier `{wishes.tier}`" in made.steps[-1].why
 
 
@@ -587,6 +589,179 @@ def test_what_stands_by_a_free_model_of_the_budget_tier_is_free_too():
     assert "openai:own" in targets(planned(entries=LOCAL, wishes=Wishes("budget", allow_paid=True), **asked))
     house = LOCAL | {"anthropic:opus-4": ModelConfig(local=True)}
     assert "anthropic:opus-4" in targets(planned(entries=house, wishes=Wishes("budget"), **asked))
+
+
+CLOUD_LOCAL = LOCAL | {"openai:house": ModelConfig(local=True)}
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "over"),
+    [
+        ({"conversation_model": "openai:talk"}, ["openai:talk", "ollama:llama3:8b", "openai:house"], []),
+        ({"conversation_model": "gone:x"}, [], []),
+        (
+            {"model": "openai:x", "allow_fallback": True},
+            ["openai:x", "ollama:llama3:8b", "openai:house"],
+            [],
+        ),
+        (
+            {"provider": "claude", "allow_fallback": True},
+            ["anthropic:opus-4", "ollama:llama3:8b", "openai:house"],
+            [],
+        ),
+        (
+            {"model": "openai:x", "provider": "openai", "allow_fallback": True, "user_models": ("openai:own",)},
+            ["openai:x", "ollama:llama3:8b", "openai:house"],
+            [],
+        ),
+        (
+            {"conversation_model": "openai:talk", "wishes": Wishes("budget", allow_paid=True)},
+            ["openai:talk", "ollama:llama3:8b", "anthropic:own", "openai:house", "anthropic:opus-4"],
+            ["anthropic:own", "anthropic:opus-4"],
+        ),
+        (
+            {"wishes": Wishes("budget", allow_paid=True)},
+            ["ollama:llama3:8b", "anthropic:own", "openai:house", "anthropic:opus-4"],
+            ["anthropic:own", "anthropic:opus-4"],
+        ),
+        (
+            {"conversation_model": "openai:talk", "drawn": Drawn("e/a", None, "budget", of_task=True)}
+            | {"arm_wishes": Wishes("budget")},
+            ["openai:talk", "ollama:llama3:8b", "openai:house"],
+            [],
+        ),
+        (
+            {"wishes": None, "drawn": Drawn("e/a", None, "budget", of_task=False), "arm_wishes": Wishes("budget")},
+            ["anthropic:own", "openai:house", "ollama:llama3:8b", "anthropic:opus-4"],
+            [],
+        ),
+    ],
+)
+def test_what_stands_by_in_the_budget_tier_is_free_or_flagged_but_for_the_calls_own_choice(asked, found, over):
+    usual = {"task": "dialogue", "wishes": Wishes("budget"), "user_default": "anthropic:own", "mode": "quality_first"}
+    made = planned(entries=CLOUD_LOCAL | {"openai:house": ModelConfig(local=True, quality=9.0)}, **(usual | asked))
+    assert targets(made) == found
+    assert [str(target) for target in made.targets if made.flags_at(target)] == over
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"conversation_model": "openai:talk"},
+        {"model": "openai:talk", "allow_fallback": True},
+        {"provider": "openai", "user_models": ("openai:talk",), "allow_fallback": True},
+    ],
+)
+@pytest.mark.parametrize("wishes", [Wishes("budget"), Wishes("budget", allow_paid=True), Wishes("balanced")])
+def test_where_the_orchestrator_has_none_no_default_stands_by_what_was_chosen_before_it(first, wishes):
+    house = [OPENAI, view("home", "llama3:8b", kind="ollama")]
+    entries = {"openai:gpt-4o": ModelConfig(strengths=()), "openai:gpt-4o-mini": ModelConfig(strengths=())}
+    asked = {"task": "theme_analysis", "wishes": wishes, "user_default": "home:own", "default_model": "home:own"}
+    made = planned(house, entries, **(asked | first))
+    assert targets(made) == ["openai:talk"]
+    assert [(step.step, step.value) for step in made.steps][-1] == ("stands_by", wishes.tier)
+    away = planned([replace(OPENAI, state="open"), house[1]], entries, **(asked | first))
+    assert (targets(away), away.fault.code) == ([], "provider_unavailable")
+
+
+@pytest.mark.parametrize(
+    ("asked", "by_price"),
+    [
+        ({"model": "openai:gpt-4o"}, False),
+        ({"model": "opnai:gpt-4o"}, False),
+        ({"model": "openai:gpt-4o", "allow_fallback": True}, True),
+        ({"provider": "openai"}, False),
+        ({"user_default": "openai:own", "allow_fallback": False}, False),
+        ({"user_default": "openai:own"}, True),
+        ({"user_default": "openai:own", "mode": "user_choice"}, False),
+        ({}, True),
+        ({"mode": "user_choice"}, False),
+        ({"task": "dialogue", "wishes": Wishes("budget"), "mode": "user_choice", "allow_fallback": False}, True),
+        ({"task": "theme_analysis", "wishes": Wishes("budget")}, True),
+        ({"task": "dialog", "wishes": Wishes("budget")}, False),
+        ({"conversation_model": "openai:x", "task": "theme_analysis", "wishes": Wishes("budget")}, True),
+        ({"drawn": Drawn("e/a", None, "premium", of_task=False), "allow_fallback": False}, True),
+    ],
+)
+def test_a_plan_says_whether_prices_had_a_say_also_where_there_is_no_target(asked, by_price):
+    asked = {"mode": "balanced"} | asked
+    assert planned(entries=LOCAL, **asked).by_price is by_price
+
+
+@pytest.mark.parametrize(
+    ("asked", "where"),
+    [
+        ({"model": "openai:gpt-3", "allow_fallback": True}, ""),
+        ({"provider": "openai", "user_models": ("openai:gpt-3",), "allow_fallback": True}, ""),
+        ({"conversation_model": "openai:gpt-3"}, "the conversation's default model is wrong: "),
+        ({"task": "tag", "task_model": "openai:gpt-3"}, "the setting `orchestrator.task_models.tag` is wrong: "),
+        ({"user_default": "openai:gpt-3"}, "your default model (`daemonctl prefer`) is wrong: "),
+        ({"default_model": "openai:gpt-3"}, "the setting `default_model` is wrong: "),
+        ({"drawn": Drawn("e/a", "openai:gpt-3", None, of_task=False)}, "the arm `e/a` of an experiment is wrong: "),
+    ],
+)
+def test_a_retired_choice_is_refused_with_its_successor_wherever_it_stands_and_never_replaced(asked, where):
+    made = planned(entries=RETIRED, **asked)
+    assert (made.targets, made.fault.code) == ([], "unknown_model")
+    assert made.fault.message == f"{where}`openai:gpt-3` is retired; its successor is `openai:gpt-4o`"
+    assert made.fault.detail["successor"] == "openai:gpt-4o"
+    assert [each.model for each in made.rejected] == ["openai:gpt-3"]
+    below = {"conversation_model": "ollama:x"} if "conversation_model" not in asked else {"model": "ollama:x"}
+    if not asked.keys() & {"model", "provider"}:
+        assert targets(planned(entries=RETIRED, **(asked | below)))[0] == "ollama:x"
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason", "value"),
+    [
+        ({"model": "opnai:x"}, "explicit_model", "opnai:x"),
+        ({"model": "openai:x", "hint": "claude"}, "explicit_model", "openai:x"),
+        ({"provider": "opnai"}, "explicit_provider", "opnai"),
+        ({"hint": "en-cluade"}, "explicit_provider", "en-cluade"),
+        ({"conversation_model": "gone:x"}, "conversation_default", "gone:x"),
+        ({"task": "theme_analysis", "wishes": Wishes("budget")}, "orchestrator", "budget"),
+        ({"task": "no such task", "wishes": Wishes()}, "orchestrator", "balanced"),
+        ({"task": "tag", "task_model": "gone:x"}, "task_model", "gone:x"),
+        ({"user_default": "gone:x"}, "user_default", "gone:x"),
+        ({"user_default": "openai:gpt-3"}, "user_default", "openai:gpt-3"),
+        ({"default_model": "gone:x"}, "daemon_default", "gone:x"),
+    ],
+)
+def test_a_refused_plan_says_which_step_it_failed_at(asked, reason, value):
+    made = planned(entries=LOCAL | RETIRED, **asked)
+    assert (made.targets, made.reason) == ([], reason)
+    assert [step.value for step in made.steps if step.step == reason] == [value]
+
+
+UNRATED = (view("cloud", "own-1", "own-2"),)
+UNPRICED = {"cloud:own-1": ModelConfig(quality=8.0), "cloud:own-2": ModelConfig(quality=9.0)}
+
+
+@pytest.mark.parametrize(
+    ("mode", "views", "entries", "first", "why"),
+    [
+        ("user_choice", VIEWS, LOCAL, "ollama:llama3:8b", "in the config's order"),
+        *((mode, UNRATED, {}, "cloud:own-1", "first available model, for none is rated") for mode in MODES),
+        ("cost_optimized", VIEWS, LOCAL, "ollama:llama3:8b", "the cheapest available model"),
+        ("cost_optimized", UNRATED, UNPRICED, "cloud:own-2", "of the highest quality, for no price is known"),
+        ("quality_first", UNRATED, UNPRICED, "cloud:own-2", "the available model of the highest quality"),
+        ("balanced", VIEWS, LOCAL, "openai:gpt-4o-mini", "the most quality for the money"),
+        ("balanced", VIEWS, {"ollama:l": ModelConfig(quality=7.5)}, "ollama:l", "free, local and within a point"),
+        ("balanced", UNRATED, UNPRICED, "cloud:own-2", "highest quality, for no price is known of one of 7 or more"),
+    ],
+)
+def test_the_first_available_is_told_with_what_decided(mode, views, entries, first, why):
+    ordered = [OLLAMA, *views] if mode == "user_choice" else views
+    made = planned(ordered, entries, mode=mode)
+    assert (targets(made)[0], made.reason) == (first, "first_available")
+    assert made.steps[-1].why.startswith("nothing was chosen: ")
+    assert why in made.steps[-1].why
+
+
+def test_a_better_model_that_is_down_does_not_keep_a_local_one_from_being_near_the_best():
+    entries = {"ollama:l": ModelConfig(quality=7.5), "anthropic:best": ModelConfig(quality=10.0)}
+    made = planned([OPENAI, replace(CLAUDE, state="open"), OLLAMA], entries, mode="balanced")
+    assert targets(made)[0] == "ollama:l"
 
 
 def test_a_task_that_there_is_not_is_refused_where_it_chooses_and_nowhere_else():
