@@ -234,12 +234,12 @@ class TestThePicture:
             (told(None, status="failed", flags=["deadline"]), "failed: nobody gave an answer; time was up"),
             (
                 told("x", "y", answer_kind="picked", winner=B),
-                "consensus: the best is of anthropic:b: x (50% of the judges' points)",
+                "consensus: the best is anthropic:b's: x (50% of the judges' points)",
             ),
             (told("x", answer="z", answer_kind="fused"), "consensus: written from the best answers: z"),
             (
                 told("x", answer_kind="selected", winner=A),
-                "consensus: of openai:a, as nobody could write one from the best: x",
+                "consensus: openai:a's, as nobody could write one from the best: x",
             ),
             (told("x", "x", answer="{0} {winner}"), "consensus: {0} {winner} (2 of 2, 2 families)"),
             ({**plain(told("x")), "status": "hung", "answer": None, "flags": []}, "hung: no answer"),
@@ -278,7 +278,7 @@ class TestThePicture:
         ran = ctl("tournament", "hi", **UTF8)
         lines = ran.stdout.splitlines()
         assert lines[0] == (
-            "consensus: the best is of openai:a: Once upon a time there was a king who had three daughters, … "
+            "consensus: the best is openai:a's: Once upon a time there was a king who had three daughters, … "
             "(75% of the judges' points)"
         )
         assert lines[1] == " 75% ███████████████░░░░░ Once upon a time there was a king who had three daugh…"
