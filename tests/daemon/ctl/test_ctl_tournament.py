@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from typing import get_args, get_type_hints
 
 import msgspec
@@ -386,9 +387,18 @@ class TestForScripts:
         assert daemon.params("tournament") == {"prompt": "hi", "stream": True}
 
     def test_json_comes_while_more_is_still_to_come(self, daemon):
-        daemon.table["tournament"] = Pieces(PROGRESS[:1], HANG)
-        with subprocess.Popen([*CTL, "ask", "hi", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        read, in_time = threading.Event(), []
+        daemon.table["tournament"] = Pieces(PROGRESS[:1], AGREED, lambda: in_time.append(read.wait(5)))
+        with subprocess.Popen([*CTL, "ask", "hi", "--json"], stdout=subprocess.PIPE) as process:
             assert json.loads(process.stdout.readline())["type"] == "bound"
+            read.set()
+            assert process.wait(10) == 0
+        assert in_time == [True]
+
+    def test_ctrl_c_cancels_and_exits_130(self, daemon):
+        daemon.table["tournament"] = HANG
+        with subprocess.Popen([*CTL, "ask", "hi"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            daemon.until(lambda: daemon.calls)
             process.send_signal(signal.SIGINT)
             _, stderr = process.communicate(timeout=10)
         assert (process.returncode, stderr) == (130, b"")
