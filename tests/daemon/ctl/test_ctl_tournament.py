@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import threading
@@ -394,15 +393,6 @@ class TestForScripts:
             read.set()
             assert process.wait(10) == 0
         assert in_time == [True]
-
-    def test_ctrl_c_cancels_and_exits_130(self, daemon):
-        daemon.table["tournament"] = HANG
-        with subprocess.Popen([*CTL, "ask", "hi"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            daemon.until(lambda: daemon.calls)
-            process.send_signal(signal.SIGINT)
-            _, stderr = process.communicate(timeout=10)
-        assert (process.returncode, stderr) == (130, b"")
-        daemon.until(lambda: daemon.cancels == [1])
 
     def test_quiet_json_is_the_verdict_alone(self, daemon, ctl):
         daemon.table["tournament"] = AGREED
