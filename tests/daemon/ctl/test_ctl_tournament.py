@@ -16,6 +16,7 @@ from tournaments import ballot, verdict
 
 from daemon.ctl import tournament as command
 from daemon.ctl import verdict as picture
+from daemon.ctl.output import one_line
 from protocols import errors
 from protocols.money import NanoUSD
 from protocols.settings import Mode
@@ -320,6 +321,9 @@ class TestThePicture:
         daemon.table["tournament"] = outcome
         line = "cost: $0.00 of at most $0.00; without openai:a, anthropic:b, whose price nobody knows"
         assert line in ctl("ask", "hi").stdout.splitlines()
+
+    def test_what_is_not_shown_takes_no_room_on_a_line(self):
+        assert one_line("\x1b" * 10 + "a\n b", 3) == "a b"
 
     def test_a_model_that_was_asked_several_times_is_named_once(self, daemon, ctl):
         outcome = told("yes", "yes", "yes")
