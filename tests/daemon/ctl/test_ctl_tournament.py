@@ -333,10 +333,10 @@ class TestThePicture:
 
     def test_what_models_wrote_does_not_command_the_terminal(self, daemon, ctl):
         evil = "a\x1b[2J\x1b]0;b\x07\n"
-        daemon.table["tournament"] = told(evil * 20, "no", None, missing=[Missing(C, "provider_error", evil)])
+        daemon.table["tournament"] = told(evil * 20, "no", None, missing=[Missing(C, "provider_error", evil * 2)])
         ran = ctl("tournament", "hi")
         assert "a[2J]0;b a[2J]0;b" in ran.stdout
-        assert "google:c (provider_error): a[2J]0;b\n" in ran.stdout
+        assert "google:c (provider_error): a[2J]0;b a[2J]0;b\n" in ran.stdout
         assert not {"\x1b", "\x07"} & set(ran.stdout)
 
 
