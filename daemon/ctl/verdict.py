@@ -36,9 +36,9 @@ NONE_IS_BEST = "the judges name no answer as the best, look at them"
 
 GIVEN = {
     "voted": "{answer}",
-    "picked": "the best is of {winner}: {answer}",
+    "picked": "the best is {winner}'s: {answer}",
     "fused": "written from the best answers: {answer}",
-    "selected": "of {winner}, as nobody could write one from the best: {answer}",
+    "selected": "{winner}'s, as nobody could write one from the best: {answer}",
     "first": "{winner} came first: {answer}",
 }
 """How an answer came about, by its kind."""

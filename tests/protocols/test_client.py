@@ -50,6 +50,7 @@ def daemon(tmp_path: Path) -> Iterator[ScriptedDaemon]:
         yield daemon
 
 
+SENT = {"deadline_s": 9, "idempotency_key": "k"}
 PROGRESS = [
     Bounded(
         tournament_id="t1",
@@ -109,20 +110,18 @@ class TestCalls:
     async def test_a_tournament_takes_a_prompt_or_messages(self, daemon):
         daemon.table["tournament"] = verdict()
         async with connect(path=daemon.path) as quorum:
-            told = await quorum.tournament("Is 7 prime?", answer="bool", deadline_s=9)
+            told = await quorum.tournament("Is 7 prime?", answer="bool", **SENT)
         with connect_blocking(path=daemon.path) as blocking_quorum:
             answer = AnswerSpec(type="choice", choices=("yes", "no"))
-            assert blocking_quorum.tournament([Message("user", "Is 8 prime?")], answer=answer) == told == verdict()
-        assert [(call["params"], call.get("deadline_s")) for call in daemon.calls] == [
-            ({"prompt": "Is 7 prime?", "answer": "bool"}, 9),
-            (
-                {
-                    "messages": [{"role": "user", "content": "Is 8 prime?"}],
-                    "answer": {"type": "choice", "choices": ["yes", "no"]},
-                },
-                None,
-            ),
+            assert (
+                blocking_quorum.tournament([Message("user", "Is 8 prime?")], answer=answer, **SENT) == told == verdict()
+            )
+        choice = {"type": "choice", "choices": ["yes", "no"]}
+        assert [call["params"] for call in daemon.calls] == [
+            {"prompt": "Is 7 prime?", "answer": "bool"},
+            {"messages": [{"role": "user", "content": "Is 8 prime?"}], "answer": choice},
         ]
+        assert [{key: call[key] for key in SENT} for call in daemon.calls] == [SENT, SENT]
 
     async def test_calls_run_side_by_side_and_answers_find_their_callers(self, daemon):
         everybody = threading.Barrier(20, timeout=10)
@@ -217,19 +216,20 @@ class TestStreams:
     async def test_progress_of_a_tournament_comes_and_then_its_verdict(self, daemon):
         daemon.table["tournament"] = Pieces(PROGRESS, verdict())
         async with connect(path=daemon.path) as quorum:
-            stream = quorum.tournament_stream("Is 7 prime?", answer="bool", deadline_s=9)
+            stream = quorum.tournament_stream("Is 7 prime?", answer="bool", **SENT)
             with pytest.raises(RuntimeError, match="to the end first"):
                 _ = stream.answer
             assert [item async for item in stream] == PROGRESS
             assert stream.answer == verdict()
         with connect_blocking(path=daemon.path) as blocking_quorum:
-            blocking_stream = blocking_quorum.tournament_stream([Message("user", "Is 8 prime?")])
+            blocking_stream = blocking_quorum.tournament_stream([Message("user", "Is 8 prime?")], **SENT)
             assert list(blocking_stream) == PROGRESS
             assert blocking_stream.answer == verdict()
-        assert [(call["params"], call.get("deadline_s")) for call in daemon.calls] == [
-            ({"prompt": "Is 7 prime?", "answer": "bool", "stream": True}, 9),
-            ({"messages": [{"role": "user", "content": "Is 8 prime?"}], "stream": True}, None),
+        assert [call["params"] for call in daemon.calls] == [
+            {"prompt": "Is 7 prime?", "answer": "bool", "stream": True},
+            {"messages": [{"role": "user", "content": "Is 8 prime?"}], "stream": True},
         ]
+        assert [{key: call[key] for key in SENT} for call in daemon.calls] == [SENT, SENT]
 
     async def test_leaving_a_tournament_early_cancels_it(self, daemon):
         daemon.table["tournament"] = Pieces(PROGRESS, HANG)
