@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -241,29 +240,27 @@ def test_the_budget_tier_costs_nothing_also_where_the_conversations_model_is_dow
     assert {row["user"] for row in town.call("usage")["rows"] if row["cost_nano_usd"]}.isdisjoint({"root/down"})
 
 
-@pytest.mark.parametrize(
-    ("said", "settings"),
-    [
-        ({"task_type": "theme_analysis"}, {"orchestrator.enabled": True}),
-        ({"task_type": "dialogue"}, {"orchestrator.enabled": True}),
-        ({}, {"provider_selection_mode": "cost_optimized"}),
-    ],
-)
-def test_a_plan_that_prices_decide_waits_for_them_right_after_the_start(said, settings):
+def test_plans_that_prices_decide_wait_for_them_right_after_the_start():
+    themes, talk = {"task_type": "theme_analysis"}, {"task_type": "dialogue", "quality_tier": "balanced"}
+    asked = [("explain", themes), ("explain", talk), ("explain", {}), ("chat", themes), ("chat", {})]
     with simulated_provider.running(models=("gpt-4o", "gpt-4o-mini")) as cloud:
         config = provider("openai", "openai", cloud.base_url("openai"), local=False)
-        config += "[settings]\n" + "".join(
-            f"{json.dumps(key)} = {json.dumps(value)}\n" for key, value in settings.items()
-        )
+        config += '[settings]\n"orchestrator.enabled" = true\nprovider_selection_mode = "cost_optimized"\n'
         with running_daemon.running(config, start=False) as daemon:
             (daemon.state / "prices.msgpack").unlink()
             daemon.start()
-            first = [daemon.call(method, messages=HI, **said)["decision"] for method in ("explain", "chat")]
-            resolved = daemon.call("user_models.resolved", **said)
+            with daemon.json_lines() as lines:
+                calls = [*((how, {"messages": HI, **said}) for how, said in asked), ("user_models.resolved", talk)]
+                lines.send(
+                    *[{"t": "call", "id": n, "method": how, "params": said} for n, (how, said) in enumerate(calls)]
+                )
+                ends = [lines.hear() for _ in calls]
+            first = {end["id"]: end.get("value", end) for end in ends if end is not None}
             eventually(lambda: len(daemon.call("models")["models"]) == 2, "it has listed")
-            later = daemon.call("explain", messages=HI, **said)["decision"]
-            assert first == [later, later]
-            assert resolved["targets"] == later["targets"] != []
+            later = [daemon.call("explain", messages=HI, **said)["decision"] for _, said in asked]
+            assert [first[n]["decision"] for n in range(len(asked))] == later
+            assert [each["targets"][0] for each in later[:3]] == ["openai:gpt-4o", *["openai:gpt-4o-mini"] * 2]
+            assert first[len(asked)]["targets"] == later[1]["targets"]
 
 
 def test_a_wrong_task_is_named_with_the_nearest(daemon):
