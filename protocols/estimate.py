@@ -28,7 +28,8 @@ OF_A_MIX = frozenset({"quality_tier", "usage", "user", "prefer_local", "budget_t
 class Estimate(Chat):
     """Params of `estimate`: those of `chat`; or `quality_tier` and `usage`, the calls by task. Nobody is called.
 
-    `prefer_local` and `budget_tier_allows_paid` go with `usage` and mean what they do in `recommend`.
+    `prefer_local` and `budget_tier_allows_paid` go with `usage` and mean what they do in `recommend`; where they are
+    left out, the settings `orchestrator.*` of the user count.
     """
 
     method: ClassVar[str] = "estimate"
@@ -37,8 +38,8 @@ class Estimate(Chat):
     messages: list[Message] = field(default_factory=list)
     quality_tier: Tier | None = None
     usage: Annotated[dict[Name, Calls], Meta(min_length=1, max_length=MOST_TASKS)] | None = None
-    prefer_local: bool = False
-    budget_tier_allows_paid: bool = False
+    prefer_local: bool | None = None
+    budget_tier_allows_paid: bool | None = None
 
     def __post_init__(self) -> None:
         """One of the two forms, not a bit of each."""

@@ -71,14 +71,17 @@ class Decision(Struct, frozen=True):
 
 
 class Recommend(Params):
-    """The model for a task at each quality tier, of those that can be called now."""
+    """The model for a task at each quality tier, of those that can be called now.
+
+    What it does not say is as the caller's settings `orchestrator.*` of that name.
+    """
 
     method: ClassVar[str] = "recommend"
     right: ClassVar[Right] = "use"
 
     task_type: Name
-    prefer_local: bool = False
-    budget_tier_allows_paid: bool = False
+    prefer_local: bool | None = None
+    budget_tier_allows_paid: bool | None = None
 
 
 class Recommended(Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
+from argparse import ArgumentTypeError, BooleanOptionalAction
 from typing import TYPE_CHECKING, Any
 
 from daemon.ctl.chat import PARAMS, question, question_options
@@ -61,10 +61,15 @@ def options(parser: ArgumentParser) -> None:
         help="so many calls of a task, at the quality of --tier; may be said for several tasks, and needs no prompt",
     )
     parser.add_argument(
-        "--prefer-local", action="store_true", help="with --use: a local model within a point of the best"
+        "--prefer-local",
+        action=BooleanOptionalAction,
+        help="with --use: a local model within a point of the best; without it as you set `orchestrator.prefer_local`",
     )
     parser.add_argument(
-        "--allow-paid", action="store_true", help="with --use: a paid model in the budget tier if no local one will do"
+        "--allow-paid",
+        action=BooleanOptionalAction,
+        help="with --use: a paid model in the budget tier if no local one will do; without it as you set "
+        "`orchestrator.budget_tier_allows_paid`",
     )
 
 
@@ -76,7 +81,7 @@ def run(arguments: Namespace, connect: Connect) -> int:
 
 
 def _request(arguments: Namespace) -> dict[str, Any]:
-    if arguments.prefer_local or arguments.allow_paid:
+    if (arguments.prefer_local, arguments.allow_paid) != (None, None):
         raise UsageError("--prefer-local and --allow-paid go with --use; a prompt's model is chosen as `chat` does")
     messages, wishes = question(arguments)
     return {"messages": messages, **wishes}
@@ -94,7 +99,7 @@ def _mix(arguments: Namespace) -> dict[str, Any]:
         name = "a prompt" if given[0] == "prompt" else f"--{given[0].replace('_', '-')}"
         raise UsageError(f"{name} does not go with --use, which reckons calls by task; leave one of them out")
     wishes = {"prefer_local": arguments.prefer_local, "budget_tier_allows_paid": arguments.allow_paid}
-    said = {"user": arguments.user, **{name: wished or None for name, wished in wishes.items()}}
+    said = {"user": arguments.user, **wishes}
     return {
         "quality_tier": arguments.tier,
         "usage": usage,

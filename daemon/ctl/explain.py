@@ -31,6 +31,8 @@ WAYS_OUT = {
 }
 """What to do where nobody would answer, by the fault's code."""
 
+ALLOWS_PAID = "orchestrator.budget_tier_allows_paid"
+
 
 def run(arguments: Namespace, connect: Connect) -> int:
     """Shows the plan of a chat."""
@@ -57,9 +59,17 @@ def _planned(decision: Any) -> tuple[str, list[str]]:
 def _refused(decision: Any, fault: Any) -> tuple[str, list[str]]:
     """What `chat` would answer, how it came to that, and the way out."""
     lines = [*_steps(decision["steps"]), *_rejected(decision["rejected"], fault["message"]), *_flags(decision)]
-    if way_out := WAYS_OUT.get(fault["code"]):
+    if way_out := _way_out(decision["reason"], fault):
         lines.append(f"way out: {way_out}")
     return f"nobody would answer: {fault['code']}: {fault['message']}", lines
+
+
+def _way_out(reason: str, fault: Any) -> str | None:
+    """What to do about the fault; where the orchestrator has no model, its message tells whether paid ones are left to allow."""
+    if (reason, fault["code"]) != ("orchestrator", "no_eligible_model"):
+        return WAYS_OUT.get(fault["code"])
+    paid = f"`daemonctl settings set {ALLOWS_PAID} true`, or " if ALLOWS_PAID in fault["message"] else ""
+    return f"{paid}another --tier; `daemonctl recommend TASK` tells what each has"
 
 
 def _bound(nano: int | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import BooleanOptionalAction
 from typing import TYPE_CHECKING, Any
 
 from daemon.ctl.command import Command
@@ -19,16 +20,23 @@ COLUMNS = (Column("TIER", "tier"), Column("MODEL", "model"), Column("WHY", "why"
 def options(parser: ArgumentParser) -> None:
     """The task."""
     parser.add_argument("task_type", metavar="TASK", help="the kind of task, as scene_writing or summarise")
-    parser.add_argument("--prefer-local", action="store_true", help="take a local model within a point of the best")
     parser.add_argument(
-        "--allow-paid", action="store_true", help="let the budget tier have a paid model if no local one will do"
+        "--prefer-local",
+        action=BooleanOptionalAction,
+        help="take a local model within a point of the best; without it as you set `orchestrator.prefer_local`",
+    )
+    parser.add_argument(
+        "--allow-paid",
+        action=BooleanOptionalAction,
+        help="a paid model in the budget tier if no local one will do; without it as you set "
+        "`orchestrator.budget_tier_allows_paid`",
     )
 
 
 def run(arguments: Namespace, connect: Connect) -> int:
     """Shows a model a tier."""
     wishes = {"prefer_local": arguments.prefer_local, "budget_tier_allows_paid": arguments.allow_paid}
-    said: dict[str, Any] = {name: True for name, wished in wishes.items() if wished}
+    said: dict[str, Any] = {name: wished for name, wished in wishes.items() if wished is not None}
     with connect() as quorum:
         return result(arguments, quorum.call("recommend", task_type=arguments.task_type, **said), _show)
 

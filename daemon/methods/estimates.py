@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from actors.clock import MICRO
 from actors.rules.estimate import assumed_answer, assumed_prompt, of_task, priced, summed
 from actors.rules.matrix import known_task, task
 from actors.rules.orchestrator import Wishes, choose
 from daemon.methods.method import Caller
-from daemon.methods.providers import comparable, price_of
+from daemon.methods.providers import comparable, price_of, wishes_of
 from daemon.world import World
 from protocols.chat import Chat, ExplainedFault
 from protocols.estimate import Assumed, Estimate, Estimated, Missing
@@ -18,8 +20,8 @@ async def estimate(world: World, caller: Caller, params: Estimate) -> Estimated:
     user = caller.peer.user(params.user)
     if params.usage is None or params.quality_tier is None:
         return await _of_request(world, params.request(), user, caller.app)
-    wishes = Wishes(params.quality_tier, params.prefer_local, params.budget_tier_allows_paid)
-    return await _of_mix(world, params.usage, wishes)
+    wishes = await wishes_of(world, user, caller.app, params)
+    return await _of_mix(world, params.usage, replace(wishes, tier=params.quality_tier))
 
 
 async def _of_request(world: World, chat: Chat, user: str, app: str) -> Estimated:

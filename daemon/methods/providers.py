@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import get_args
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from actors.clock import MICRO
 from actors.rules.matrix import Task, task
 from actors.rules.orchestrator import Wishes, choose
 from actors.rules.pricing import DAY_S, Price
 from actors.rules.saving import DAYS, saving
+from actors.session import preferences_of
 from daemon.methods.method import Caller
 from daemon.world import World
 from protocols.budget import ReadPaidCalls
 from protocols.errors import UnknownProvider
+from protocols.estimate import Estimate
 from protocols.model import Tier
 from protocols.provider import ModelList, Models, ProviderList, Providers, ProviderView, ReadStatuses, ReadViews
 from protocols.routing import Recommend, Recommendation, Recommended
@@ -54,12 +57,13 @@ async def models(world: World, _: Caller, params: Models) -> ModelList:
 async def recommend(world: World, caller: Caller, params: Recommend) -> Recommendation:
     """The model for a task at each tier, and what it would have saved of the caller's own spend."""
     wanted = task(params.task_type, world.tasks)
+    wishes = await wishes_of(world, caller.peer.user(None), caller.app, params)
     views = await comparable(world)
     rows = world.catalogue.infos(views)
     found: dict[Tier, Recommended] = {}
     ways_out = {}
     for tier in get_args(Tier):
-        choice = choose(rows, wanted, Wishes(tier, params.prefer_local, params.budget_tier_allows_paid))
+        choice = choose(rows, wanted, replace(wishes, tier=tier))
         if choice.models:
             found[tier] = Recommended(choice.models[0].id, choice.why, choice.tier_exceeded)
         else:
@@ -75,6 +79,16 @@ async def recommend(world: World, caller: Caller, params: Recommend) -> Recommen
         **found,
         ways_out=ways_out,
         saving=saving(paid, offers) or UNSET,
+    )
+
+
+async def wishes_of(world: World, user: str, app: str, said: Recommend | Estimate) -> Wishes:
+    """How the orchestrator chooses for a user: as the request says, else as the user's settings do, the tier too."""
+    own = (await preferences_of(world.sessions, user, app)).orchestrator
+    return Wishes(
+        own.quality_tier,
+        own.prefer_local if said.prefer_local is None else said.prefer_local,
+        own.budget_tier_allows_paid if said.budget_tier_allows_paid is None else said.budget_tier_allows_paid,
     )
 
 

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import running_daemon
 import simulated_provider
-from running_daemon import Daemon, eventually, provider
+from running_daemon import Daemon, eventually, priced, provider
 
-from protocols.errors import BadRequest, NoEligibleModel, QuorumError
+from protocols.errors import BadRequest, NoEligibleModel, ProviderFailed, ProviderUnavailable, QuorumError
 
 HI = [{"role": "user", "content": "hello"}]
 PAID = ("gpt-4o", "gpt-4o-mini", "claude-3-5-sonnet-20241022")
+FAILING = simulated_provider.model(fail=500)
 HOME = ("mistral:7b", "llama3.2:latest")
 WRITER = ("scene_writing", "dialogue", "beat_structure", "summarise", "tag", "suggest_labels")
 
@@ -96,6 +97,9 @@ def test_a_task_that_no_local_model_does_is_refused_with_the_way_out_and_paid_wh
     assert refused.value.detail["task_type"] == "theme_analysis"
     explained = daemon.call("explain", messages=HI, user="themes", task_type="theme_analysis")
     assert (explained["decision"]["targets"], explained["fault"]["message"]) == ([], refused.value.message)
+    assert explained["decision"]["reason"] == "orchestrator"
+    tree = daemon.ctl("explain", "--user", "themes", "--task", "theme_analysis", "hello").out
+    assert "way out: `daemonctl settings set orchestrator.budget_tier_allows_paid true`" in tree
     orchestrated(daemon, "themes", budget_tier_allows_paid=True)
     answer = ask(daemon, "themes", task_type="theme_analysis")
     cheapest = daemon.call("recommend", task_type="theme_analysis", budget_tier_allows_paid=True)["budget"]
@@ -169,6 +173,94 @@ def test_explain_and_chat_never_disagree(daemon):
                 daemon.call("chat", messages=HI, **said)
             assert (refused.value.code, refused.value.message) == tuple(explained["fault"].values()), said
             assert targets == []
+
+
+@pytest.fixture(scope="module")
+def town() -> Iterator[Daemon]:
+    """A daemon with a provider that is down, one whose limit is used up by any call, a paid one, and a free one that fails."""
+    with (
+        simulated_provider.running(models=PAID) as cloud,
+        simulated_provider.running(models=("sim",)) as home,
+        simulated_provider.running(models=("x1",)) as tight,
+    ):
+        config = provider("cloud", "openai", cloud.base_url("openai"), local=False)
+        config += provider("dead", "openai", "http://127.0.0.1:9/v1", local=False, probe_every_s=0.1)
+        config += provider("tight", "openai", tight.base_url("openai"), local=False)
+        config += provider("home", "ollama", home.base_url("ollama"), local=True)
+        config += priced("tight:x1", usd_in=50, usd_out=60) + "[limits]\nproviders.tight = { month_usd = 0.000001 }\n"
+        config += f'[models."home:{FAILING}"]\nstrengths = ["narrative"]\nquality = 6.2\n'
+        priced_cloud = CONFIG.partition('[models."home')[0]
+        with running_daemon.running(config + priced_cloud) as daemon:
+            eventually(lambda: len(daemon.call("models")["models"]) == len(PAID) + 3, "all have listed")
+            eventually(lambda: daemon.call("providers")["providers"][1]["state"] == "open", "it is known to be down")
+            yield daemon
+
+
+def test_a_hop_that_the_budget_refuses_is_a_target_of_nobody(town):
+    """What `explain`, `estimate` and `chat` say of models, bound and steps is the same, be it where a hop is refused."""
+    town.call("conversations.set_default", conversation="talk", model="dead:z", user="hops")
+    town.call("user_models.set_default", model="tight:x1", user="hops")
+    for model in ("tight:x1", *(f"cloud:{name}" for name in PAID)):
+        town.call("user_models.add", model=model, user="hops", parameters={"overrides": {"temperature": 0.5}})
+    town.call("settings.set", key="provider_selection_mode", value="quality_first", user="hops")
+    said = {"messages": HI, "user": "hops", "conversation": "talk", "max_tokens": 100}
+    for _ in range(2):  # a plan is of many calls: what a budget refused one of them is no part of it
+        explained = town.call("explain", **said)["decision"]
+        estimated = town.call("estimate", **said)["assumptions"][0]
+        answer = town.call("chat", **said)
+        assert answer["decision"] == explained
+        assert [each["model"] for each in explained["rejected"]] == ["dead:z", "tight:x1"]
+        assert "tight:x1" not in explained["targets"]
+        assert explained["targets"][0] == answer["model_used"] == estimated["model"]
+        assert f"your overrides for `{answer['model_used']}`" in explained["steps"][-1]["why"]
+        assert explained["bound_nano_usd"] == estimated["bound_nano_usd"] > 0
+
+
+def test_a_paid_model_that_answers_in_the_budget_tiers_stead_is_flagged_also_by_a_hop(town):
+    orchestrated(town, "thrifty", quality_tier="budget", budget_tier_allows_paid=True)
+    town.call("user_models.set_default", model="cloud:gpt-4o", user="thrifty")
+    explained = town.call("explain", messages=HI, user="thrifty", task_type="dialogue")["decision"]
+    assert (explained["targets"][0], explained["flags"]) == (f"home:{FAILING}", [])
+    answer = ask(town, "thrifty", task_type="dialogue")
+    assert (answer["model_used"], answer["decision"]["flags"]) == ("cloud:gpt-4o", ["tier_exceeded"])
+    assert "tier_exceeded" in [warning["code"] for warning in answer["warnings"]]
+    orchestrated(town, "thrifty", quality_tier="budget", budget_tier_allows_paid=False)
+    with pytest.raises(ProviderFailed, match="500"):
+        ask(town, "thrifty", task_type="dialogue")
+
+
+def test_the_budget_tier_costs_nothing_also_where_the_conversations_model_is_down(town):
+    orchestrated(town, "down", quality_tier="budget")
+    town.call("user_models.set_default", model="cloud:gpt-4o", user="down")
+    town.call("conversations.set_default", conversation="talk", model="dead:z", user="down")
+    with pytest.raises(ProviderUnavailable, match="`dead` is open"):
+        ask(town, "down", conversation="talk", task_type="theme_analysis")
+    told = town.call("explain", messages=HI, user="down", conversation="talk", task_type="dialogue")["decision"]
+    assert told["targets"] == [f"home:{FAILING}"]
+    assert {row["user"] for row in town.call("usage")["rows"] if row["cost_nano_usd"]}.isdisjoint({"root/down"})
+
+
+def test_plans_that_prices_decide_wait_for_them_right_after_the_start():
+    themes, talk = {"task_type": "theme_analysis"}, {"task_type": "dialogue", "quality_tier": "balanced"}
+    asked = [("explain", themes), ("explain", talk), ("explain", {}), ("chat", themes), ("chat", {})]
+    with simulated_provider.running(models=("gpt-4o", "gpt-4o-mini")) as cloud:
+        config = provider("openai", "openai", cloud.base_url("openai"), local=False)
+        config += '[settings]\n"orchestrator.enabled" = true\nprovider_selection_mode = "cost_optimized"\n'
+        with running_daemon.running(config, start=False) as daemon:
+            (daemon.state / "prices.msgpack").unlink()
+            daemon.start()
+            with daemon.json_lines() as lines:
+                calls = [*((how, {"messages": HI, **said}) for how, said in asked), ("user_models.resolved", talk)]
+                lines.send(
+                    *[{"t": "call", "id": n, "method": how, "params": said} for n, (how, said) in enumerate(calls)]
+                )
+                ends = [lines.hear() for _ in calls]
+            first = {end["id"]: end.get("value", end) for end in ends if end is not None}
+            eventually(lambda: len(daemon.call("models")["models"]) == 2, "it has listed")
+            later = [daemon.call("explain", messages=HI, **said)["decision"] for _, said in asked]
+            assert [first[n]["decision"] for n in range(len(asked))] == later
+            assert [each["targets"][0] for each in later[:3]] == ["openai:gpt-4o", *["openai:gpt-4o-mini"] * 2]
+            assert first[len(asked)]["targets"] == later[1]["targets"]
 
 
 def test_a_wrong_task_is_named_with_the_nearest(daemon):

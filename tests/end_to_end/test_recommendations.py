@@ -68,6 +68,32 @@ def test_a_local_model_is_preferred_where_asked_for(daemon):
     assert (told["model"], told["tier_exceeded"]) == ("home:llama3.2:latest", False)
 
 
+def test_what_is_not_said_is_as_the_user_set_it(daemon):
+    def mix(**said):
+        told = daemon.call("estimate", quality_tier="budget", usage={"theme_analysis": 1}, **said)
+        return [row["model"] for row in told["assumptions"]]
+
+    def models(**said):
+        told = {t: daemon.call("recommend", task_type=t, **said) for t in ("tag", "theme_analysis")}
+        return told["tag"]["premium"]["model"], told["theme_analysis"]["budget"] and "paid"
+
+    refusing = {"prefer_local": False, "budget_tier_allows_paid": False}
+    daemon.call("settings.set", key="orchestrator.budget_tier_allows_paid", value=True, user="bob")
+    assert (mix(), mix(user="bob")) == ([], ["anthropic:gpt-4o"])
+    try:
+        for name in refusing:
+            daemon.call("settings.set", key=f"orchestrator.{name}", value=True)
+        assert (models(), models(**refusing)) == (
+            ("home:llama3.2:latest", "paid"),
+            ("anthropic:gpt-4o-mini", None),
+        )
+        assert (mix(), mix(**refusing)) == (["anthropic:gpt-4o"], [])
+    finally:
+        for name in refusing:
+            daemon.call("settings.unset", key=f"orchestrator.{name}")
+    assert models() == ("anthropic:gpt-4o-mini", None)
+
+
 def test_a_retired_model_is_refused_before_anything_is_sent(daemon, paid):
     with pytest.raises(UnknownModel, match=r"is retired; its successor is `anthropic:claude-sonnet-4-6`"):
         daemon.call("chat", messages=[{"role": "user", "content": "hi"}], model="anthropic:claude-3-5-sonnet-20241022")

@@ -626,8 +626,25 @@ CLOUD_LOCAL = LOCAL | {"openai:house": ModelConfig(local=True)}
         ),
         (
             {"conversation_model": "openai:talk", "drawn": Drawn("e/a", None, "budget", of_task=True)}
-            | {"arm_wishes": Wishes("budget")},
+            | {"arm_wishes": Wishes("budget"), "wishes": Wishes("premium")},
             ["openai:talk", "ollama:llama3:8b", "openai:house"],
+            [],
+        ),
+        (
+            {"drawn": Drawn("e/a", "openai:gpt-4o", None, of_task=True)},
+            ["openai:gpt-4o", "anthropic:own", "openai:house", "ollama:llama3:8b", "anthropic:opus-4"],
+            [],
+        ),
+        (
+            {"drawn": Drawn("e/a", None, "budget", of_task=True), "task": "theme_analysis"}
+            | {"arm_wishes": Wishes("budget", allow_paid=True)},
+            ["openai:gpt-4o", "anthropic:own", "openai:house", "ollama:llama3:8b", "anthropic:opus-4"],
+            ["openai:gpt-4o", "anthropic:own", "anthropic:opus-4"],
+        ),
+        (
+            {"wishes": None, "user_default": None, "drawn": Drawn("e/a", None, "budget", of_task=False)}
+            | {"arm_wishes": Wishes("budget")},
+            ["openai:house", "ollama:llama3:8b"],
             [],
         ),
         (
@@ -747,6 +764,7 @@ UNPRICED = {"cloud:own-1": ModelConfig(quality=8.0), "cloud:own-2": ModelConfig(
         ("quality_first", UNRATED, UNPRICED, "cloud:own-2", "the available model of the highest quality"),
         ("balanced", VIEWS, LOCAL, "openai:gpt-4o-mini", "the most quality for the money"),
         ("balanced", VIEWS, {"ollama:l": ModelConfig(quality=7.5)}, "ollama:l", "free, local and within a point"),
+        ("balanced", (OLLAMA,), LOCAL, "ollama:llama3:8b", "free, local and within a point"),
         ("balanced", UNRATED, UNPRICED, "cloud:own-2", "highest quality, for no price is known of one of 7 or more"),
     ],
 )

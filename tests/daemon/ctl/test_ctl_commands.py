@@ -404,6 +404,13 @@ CASES = [
         ["openai:gpt-4o-mini", "the best for its money", "get a local one", "narrative", "2,500"],
     ),
     (
+        "recommend scene_writing --no-prefer-local --no-allow-paid",
+        "recommend",
+        {"task_type": "scene_writing", "prefer_local": False, "budget_tier_allows_paid": False},
+        RECOMMENDED,
+        ["openai:gpt-4o-mini"],
+    ),
+    (
         "recommend scene_writing",
         "recommend",
         {"task_type": "scene_writing"},

@@ -98,6 +98,25 @@ def test_the_tree_is_drawn_in_ascii_where_nothing_else_can_be_shown(daemon, ctl,
 
 
 @pytest.mark.parametrize(
+    ("message", "way_out"),
+    [
+        (
+            "no model; allow paid models (`orchestrator.budget_tier_allows_paid`)",
+            "`daemonctl settings set orchestrator.budget_tier_allows_paid true`, or another --tier; ",
+        ),
+        ("no model; add a provider's key", "another --tier; "),
+    ],
+)
+def test_where_the_orchestrator_has_no_model_the_way_out_is_its_own(daemon, ctl, message, way_out):
+    step = {"step": "orchestrator", "value": "budget", "why": "the orchestrator at the tier `budget`"}
+    decision = {**NOBODY, "reason": "orchestrator", "steps": [step]}
+    daemon.table["explain"] = {"decision": decision, "fault": {"code": "no_eligible_model", "message": message}}
+    _, tree, last = ctl("explain", "hi", PYTHONIOENCODING="utf-8").stdout.splitlines()
+    assert tree == "├─ orchestrator budget: the orchestrator at the tier `budget`"
+    assert last == f"└─ way out: {way_out}`daemonctl recommend TASK` tells what each has"
+
+
+@pytest.mark.parametrize(
     ("code", "way_out"),
     [
         *(("budget_exceeded", "daemonctl spend"), ("budget_held", "--admission queue"), ("price_unknown", "[models]")),
