@@ -54,13 +54,15 @@ def question_options(parser: ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="PROMPT", nargs="*", help="the prompt; without one, or with `-`, from stdin")
 
 
-def question(arguments: Namespace) -> tuple[list[Any], dict[str, Any]]:
-    """The messages of a question, and its other params. Raises UsageError when there is none."""
+def question(arguments: Namespace, command: str = "chat", instead: str = "") -> tuple[list[Any], dict[str, Any]]:
+    """The messages of a question, and its other params. Raises UsageError when there is none, with what the command takes `instead`."""
     prompt = " ".join(arguments.prompt)
     if prompt in ("", "-"):
         prompt = _from_stdin()
     if not prompt.strip():
-        raise UsageError('the prompt is empty; give it as arguments, `daemonctl chat "Say hello"`, or on stdin')
+        raise UsageError(
+            f'the prompt is empty; give it as arguments, `daemonctl {command} "Say hello"`, or on stdin{instead}'
+        )
     f"{prompt}{arguments.system}".encode()  # raises UnicodeError for bytes that are not UTF-8
     messages = [{"role": "user", "content": prompt}]
     if arguments.system:

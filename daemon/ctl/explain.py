@@ -34,7 +34,7 @@ WAYS_OUT = {
 
 def run(arguments: Namespace, connect: Connect) -> int:
     """Shows the plan of a chat."""
-    messages, wishes = question(arguments)
+    messages, wishes = question(arguments, "explain")
     with connect() as quorum:
         return result(arguments, quorum.call("explain", messages=messages, **wishes), _show)
 
