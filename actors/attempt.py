@@ -87,13 +87,19 @@ class Held:
             if self.marks is None and self._reserve.admission == "queue":  # who waits for money keeps no provider busy
                 self.marks = await self._budget.call(self._reserve)
             self._began = self._clock.monotonic()  # the wait for money, or for its wave, is not the provider's latency
-            self._probe = await self._provider.call(Lease(self._prompt_tokens + self._longest_answer))
+            self._leased(
+                await self._provider.call(Lease(self._prompt_tokens + self._longest_answer), missed=self._leased)
+            )
             if self.marks is None:
                 self.marks = await self._budget.call(self._reserve)
         except BaseException as error:
             self._let_go(error)
             raise
         return self
+
+    def _leased(self, probe: int) -> None:
+        """From here on the lease is given back, whatever happens."""
+        self._probe = probe
 
     async def void(self) -> None:
         """It is not launched: closes the hold at nothing. Does nothing for one that was entered, or once more.

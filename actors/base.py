@@ -159,16 +159,16 @@ class Reply(pykka.Future[Any]):
         elif isinstance(value, Wait):
             value.drop()
 
-    def drop(self) -> None:
-        """The asker was cancelled, maybe after the answer: then the Wait in it goes to nobody."""
+    def drop(self, missed: Callable[[Any], None] | None = None) -> None:
+        """The asker was cancelled, maybe after the answer: then the Wait in it goes to nobody, and any other answer to `missed`."""
         future = self._future
-        if (
-            future.done()
-            and not future.cancelled()
-            and future.exception() is None
-            and isinstance(future.result(), Wait)
-        ):
-            future.result().drop()
+        if not future.done() or future.cancelled() or future.exception() is not None:
+            return
+        answer = future.result()
+        if isinstance(answer, Wait):
+            answer.drop()
+        elif missed is not None:
+            missed(answer)
 
     def set_exception(self, exc_info: Any = None) -> None:
         """Answers with an error: the one given, or the one being handled."""
@@ -353,12 +353,16 @@ class Ref(pykka.ActorRef[A]):
         """Messages in the inbox."""
         return len(self._inbox.queue)
 
-    async def call(self, message: Request[R]) -> R:
-        """Asks and waits for the answer. Raises what the handler raised, Busy, ShuttingDown."""
+    async def call(self, message: Request[R], *, missed: Callable[[R], None] | None = None) -> R:
+        """Asks and waits for the answer. Raises what the handler raised, Busy, ShuttingDown.
+
+        An asker that is cancelled after the answer, and before it could take it, hears it by `missed`: what it was given must go back.
+        A `Wait` is not an answer yet.
+        """
         actor = self.incarnation
         answer: R | Wait[R]
         if actor is None or actor.handling or self._inbox.queue:
-            answer = await self._answered(message)
+            answer = await self._answered(message, missed)
         else:
             answer = actor.answer(message)
         return await answer.awaitable if isinstance(answer, Wait) else answer
@@ -415,12 +419,12 @@ class Ref(pykka.ActorRef[A]):
     def _gone(self) -> ShuttingDown:
         return ShuttingDown(f"{self.name} has stopped; the daemon is shutting down")
 
-    async def _answered(self, message: Request[R]) -> Any:
+    async def _answered(self, message: Request[R], missed: Callable[[R], None] | None) -> Any:
         reply = self._queued(message)
         try:
             return await reply
         except asyncio.CancelledError:
-            reply.drop()
+            reply.drop(missed)
             raise
 
     def _queued(self, message: Request[R]) -> Reply:

@@ -311,6 +311,8 @@ class BudgetActor(Actor):
 
     def _admit(self, asked: Sequence[Fits], confirmed: Confirmed | None) -> list[tuple[Posting, Part, Admitted]]:
         """How each of a group is admitted, on top of those before it. Raises what `ReserveGroup` does."""
+        if not asked:
+            raise BadRequest("a group of no holds is none; name at least one")
         self._turn(self._clock.now_us())
         postings = self._accounts.postings([(each.user, each.app, each.provider) for each in asked])
         parts = [

@@ -54,7 +54,7 @@ class Performance(Actor):
 
     @handles(KeepFeedback)
     def keep(self, request: KeepFeedback) -> Wait[FeedbackKept]:
-        """Stores what is said of a call, in place of what was said before."""
+        """Stores what is said of a call, in place of what the same account said before."""
         return Wait(self._keep(request))
 
     async def _keep(self, said: KeepFeedback) -> FeedbackKept:

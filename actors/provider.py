@@ -27,6 +27,7 @@ from protocols.provider import (
     Show,
     State,
     ViewChanged,
+    about_it,
 )
 
 PROBE_TIMEOUT_S = 10.0
@@ -101,7 +102,8 @@ class ProviderActor(Actor):
     def _refuse_unless_available(self, now: float) -> None:
         name, record = self._source.name, self._record
         if record.misconfigured or self._source.misconfigured:
-            raise Misconfigured(f"provider `{name}` is misconfigured: {record.why}", detail={"provider": name})
+            why = about_it(name, record.why or "see the log")
+            raise Misconfigured(f"provider `{name}` is misconfigured: {why}", detail={"provider": name})
         if now < self._limited_until:
             wait = round(self._limited_until - now, 3)
             raise RateLimited(
@@ -111,7 +113,8 @@ class ProviderActor(Actor):
             )
         wait_s = self._breaker.wait_s(now)
         if wait_s is None or wait_s > 0:
-            why = f"provider `{name}` keeps failing ({record.why}) and is left alone for a while; `daemonctl providers` shows it"
+            failing = f"keeps failing ({about_it(name, record.why or 'see the log')}) and is left alone for a while"
+            why = f"provider `{name}` {failing}; `daemonctl providers` shows it"
             raise ProviderUnavailable(why, detail={"provider": name}, retry_after_s=round(wait_s or 1.0, 3))
         if record.in_flight >= self._source.config.max_in_flight:
             raise Busy(

@@ -21,7 +21,7 @@ from actors import tokenizer
 from actors.notify import split_url
 from actors.rules.admission import Limit, Limits
 from actors.rules.catalogue import ModelConfig
-from actors.rules.experiments import ARM_NAME, Arm, Experiment
+from actors.rules.experiments import NAMES, Arm, Experiment
 from actors.rules.matrix import TaskConfig, task
 from actors.store.sqlite import Durability
 from daemon.secrets import KeySource
@@ -114,7 +114,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     models: dict[str, ModelConfig] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
-    experiments: dict[Annotated[str, Meta(pattern=ARM_NAME)], Experiment] = field(default_factory=dict)
+    experiments: dict[str, Experiment] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     rights: RightsSection = RightsSection()
     alerts: AlertsSection = AlertsSection()
@@ -248,8 +248,13 @@ def _wrong_entry(place: str, tables: Mapping[str, Any], error: str) -> str:
             msgspec.convert(alone, Config)
         except msgspec.ValidationError as same:
             if str(same).startswith(error):
-                return json.dumps(name, ensure_ascii=False) if not PROVIDER_NAME.match(name) else name
+                return _quoted(name)
     return "?"
+
+
+def _quoted(name: str) -> str:
+    """A key as TOML would have it."""
+    return name if PROVIDER_NAME.match(name) else json.dumps(name, ensure_ascii=False)
 
 
 def _check_zone(config: Config) -> None:
@@ -313,7 +318,12 @@ def _check_models(config: Config) -> None:
 
 def _check_experiments(config: Config) -> None:
     for name, experiment in config.experiments.items():
-        where = f"[experiments.{name}]"
+        where = f"[experiments.{_quoted(name)}]"
+        for kind, said in (("experiment", name), *(("arm", arm) for arm in experiment.arms)):
+            if not NAMES.fullmatch(said):
+                raise ConfigRefused(
+                    f"{where}: the name `{said[:100]}` of the {kind} is made of A-Z, a-z, 0-9, _ and -, at most 64 of them"
+                )
         if len(experiment.arms) < 2:  # noqa: PLR2004  one alone is compared with nothing
             raise ConfigRefused(f"{where}: it needs two arms or more")
         for arm, one in experiment.arms.items():

@@ -20,7 +20,7 @@ Rating = Annotated[float, Meta(ge=-1, le=1)]
 
 
 class Feedback(Params):
-    """What a user says of an answer, from −1 to 1; a second word on the same call replaces the first.
+    """What a user says of an answer, from −1 to 1; a second word of the same account on a call replaces its first.
 
     `call_id` is a call's, or the `usage_id` of one of its attempts.
     """
@@ -101,7 +101,8 @@ class ArmPerformance(Struct, kw_only=True):
 
     A call is an error if each of its attempts failed by its provider; one that ended otherwise (cancelled, a wrong request) is
     neither that nor an answer, and `error_rate` is errors of answers and errors together. The cost is that of all calls with a
-    known one, the latency that of calls with an answer, from the start of the first attempt to the end of the last.
+    known one, the latency that of calls with an answer, from the start of the first attempt to the end of the last. Where several
+    accounts say something of a call, its feedback is their mean.
     """
 
     experiment: str

@@ -60,6 +60,13 @@ class ReadProviders(Request[Any], frozen=True):
     """Pool: the refs of the providers by name."""
 
 
+def about_it(provider: str, why: str) -> str:
+    """A reason as it is told behind the name of its provider: `it can't be reached`, not the name once more."""
+    named = f"provider `{provider}`"
+    rest = why.removeprefix(f"{named} ")
+    return f"it {rest}" if rest != why else why.replace(f" of {named}", "")
+
+
 class Show(Request[None], frozen=True):
     """Provider: tell the pool what you are now."""
 

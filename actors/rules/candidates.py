@@ -12,7 +12,7 @@ from actors.rules.catalogue import NOTHING, ModelConfig, described
 from actors.rules.matrix import TaskConfig, task
 from actors.rules.orchestrator import ANY_TASK, Choice, Wishes, choose, rank
 from protocols.model import ModelInfo, split_model_id
-from protocols.provider import AVAILABLE, ProviderView
+from protocols.provider import AVAILABLE, ProviderView, about_it
 from protocols.routing import Rejected
 from protocols.settings import SelectionMode
 
@@ -149,7 +149,7 @@ class World(Struct, frozen=True, dict=True):
         view = self.by_name[model.provider]
         code = view.state if view.state in {"misconfigured", "rate_limited"} else "provider_unavailable"
         why = f"would have been chosen, but provider `{view.name}` is {view.state.replace('_', ' ')}"
-        return Rejected(model.id, code, f"{why}: {view.why}" if view.why else why)
+        return Rejected(model.id, code, f"{why}: {about_it(view.name, view.why)}" if view.why else why)
 
     def _rank(self, mode: SelectionMode) -> Ranked:
         if mode == "user_choice":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from bisect import bisect
 from collections.abc import Mapping
 from itertools import accumulate
@@ -13,7 +14,7 @@ from msgspec import Meta, Struct
 from protocols.model import Tier
 from protocols.rpc import Name
 
-ARM_NAME = r"^[A-Za-z0-9_-]{1,64}$"
+NAMES = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """Of experiments and arms: `<experiment>/<arm>` stands on usage rows."""
 
 
@@ -31,7 +32,7 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     A call stays in its arm by `sticky`; one without a conversation by its user.
     """
 
-    arms: dict[Annotated[str, Meta(pattern=ARM_NAME)], Arm]
+    arms: dict[str, Arm]
     task: Name | None = None
     sticky: Literal["user", "conversation"] = "user"
 

@@ -26,7 +26,7 @@ from protocols.errors import (
     UnknownProvider,
 )
 from protocols.model import Tier, split_model_id
-from protocols.provider import AVAILABLE, ProviderView
+from protocols.provider import AVAILABLE, ProviderView, about_it
 from protocols.routing import IN_WORDS, Reason, Rejected, Step
 from protocols.settings import SelectionMode
 
@@ -401,7 +401,7 @@ def _fault(target: Target, world: World) -> QuorumError | None:
         )
     if view is None or view.state in AVAILABLE:
         return None
-    message = f"provider `{view.name}` is {view.state.replace('_', ' ')}{': ' + view.why if view.why else ''}"
+    message = f"provider `{view.name}` is {view.state.replace('_', ' ')}{': ' + about_it(view.name, view.why) if view.why else ''}"
     detail = {"provider": view.name}
     match view.state:
         case "misconfigured":

@@ -57,9 +57,9 @@ def question_options(parser: ArgumentParser) -> None:
     prompt_option(parser)
 
 
-def question(arguments: Namespace) -> tuple[list[Any], dict[str, Any]]:
-    """The messages of a question, and its other params. Raises UsageError when there is none."""
-    prompt = typed_prompt(arguments)
+def question(arguments: Namespace, command: str = "chat", instead: str = "") -> tuple[list[Any], dict[str, Any]]:
+    """The messages of a question, and its other params. Raises UsageError when there is none, with what the command takes `instead`."""
+    prompt = typed_prompt(arguments, command, instead)
     f"{arguments.system}".encode()  # raises UnicodeError, see `typed_prompt`
     messages = [{"role": "user", "content": prompt}]
     if arguments.system:
@@ -68,13 +68,15 @@ def question(arguments: Namespace) -> tuple[list[Any], dict[str, Any]]:
     return messages, {param: value for param, value in given.items() if value is not None}
 
 
-def typed_prompt(arguments: Namespace) -> str:
+def typed_prompt(arguments: Namespace, command: str = "chat", instead: str = "") -> str:
     """The prompt, typed or from stdin. Raises UsageError when there is none, UnicodeError for bytes that are not UTF-8."""
     prompt = " ".join(arguments.prompt)
     if prompt in ("", "-"):
         prompt = _from_stdin()
     if not prompt.strip():
-        raise UsageError('the prompt is empty; give it as arguments, `daemonctl chat "Say hello"`, or on stdin')
+        raise UsageError(
+            f'the prompt is empty; give it as arguments, `daemonctl {command} "Say hello"`, or on stdin{instead}'
+        )
     prompt.encode()
     return prompt
 

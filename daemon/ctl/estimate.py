@@ -36,6 +36,8 @@ ANSWERS = {
 }
 """Where the tokens of a request come from, as people are told."""
 
+INSTEAD = "; or say how often each task is done, `daemonctl estimate --tier balanced --use dialogue=100`"
+
 MOST_CALLS = 1_000_000_000
 
 
@@ -83,7 +85,7 @@ def run(arguments: Namespace, connect: Connect) -> int:
 def _request(arguments: Namespace) -> dict[str, Any]:
     if (arguments.prefer_local, arguments.allow_paid) != (None, None):
         raise UsageError("--prefer-local and --allow-paid go with --use; a prompt's model is chosen as `chat` does")
-    messages, wishes = question(arguments)
+    messages, wishes = question(arguments, "estimate", INSTEAD)
     return {"messages": messages, **wishes}
 
 

@@ -36,7 +36,7 @@ ALLOWS_PAID = "orchestrator.budget_tier_allows_paid"
 
 def run(arguments: Namespace, connect: Connect) -> int:
     """Shows the plan of a chat."""
-    messages, wishes = question(arguments)
+    messages, wishes = question(arguments, "explain")
     with connect() as quorum:
         return result(arguments, quorum.call("explain", messages=messages, **wishes), _show)
 

@@ -94,7 +94,10 @@ def _params(arguments: Namespace) -> dict[str, Any]:
     given = {param: getattr(arguments, option) for option, param in PARAMS.items()}
     given["answer"] = _answer(arguments)
     given["judge"] = None if arguments.judge is None else [judge for judges in arguments.judge for judge in judges]
-    return {"prompt": typed_prompt(arguments), **{param: value for param, value in given.items() if value is not None}}
+    return {
+        "prompt": typed_prompt(arguments, "ask"),
+        **{param: value for param, value in given.items() if value is not None},
+    }
 
 
 def _refuse_a_slip(words: list[str]) -> None:

@@ -10,7 +10,7 @@ from daemon import __version__
 from daemon.methods.method import Caller
 from daemon.world import World
 from protocols.budget import CountUnknown, Standing
-from protocols.provider import AVAILABLE, ProviderStatus, ReadStatuses
+from protocols.provider import AVAILABLE, ProviderStatus, ReadStatuses, about_it
 from protocols.rpc import Ping
 from protocols.status import ActorRow, DaemonStatus, Status
 
@@ -69,7 +69,9 @@ def _warnings(world: World, providers: list[ProviderStatus]) -> list[str]:
     if providers and all(p.simulated for p in providers):
         found.append("no provider is configured: answers are simulated")
     found += [
-        f"provider {p.name} is {p.state}: {p.why or 'see the log'}" for p in providers if p.state not in AVAILABLE
+        f"provider {p.name} is {p.state}: {about_it(p.name, p.why or 'see the log')}"
+        for p in providers
+        if p.state not in AVAILABLE
     ]
     # Not the sessions: their names are users, and this is for everybody's eyes.
     actors = [ref for ref in world.supervisor.refs if ref.actor_class is not SessionContext]

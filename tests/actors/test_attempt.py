@@ -172,6 +172,30 @@ async def test_a_member_that_is_cancelled_while_it_enters_leaves_no_hold(world, 
         assert await w.open_holds() == 0
 
 
+@pytest.mark.parametrize("admission", ["strict", "queue"])
+@pytest.mark.parametrize("turns", range(8))
+async def test_one_that_is_cancelled_while_its_lease_is_on_the_way_gives_it_back(world, turns, admission):
+    async with world(max_in_flight=1) as w:
+        (reserve,) = w.reserves(50, admission=admission)
+        inside = asyncio.Event()
+
+        async def enter():
+            async with w.held(reserve):
+                inside.set()
+                await asyncio.Event().wait()
+
+        w.provider.incarnation.handling = True  # it has something to do, so that the lease waits in its inbox
+        entering = asyncio.get_running_loop().create_task(enter())
+        asyncio.get_running_loop().call_soon(setattr, w.provider.incarnation, "handling", False)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        entering.cancel()
+        await asyncio.wait([entering])
+        assert (await w.in_flight(), await w.open_holds()) == (0, 0)
+        async with w.held(*w.reserves(50)):  # the one place is free
+            assert await w.in_flight() == 1
+
+
 async def test_one_that_is_never_launched_is_void_once(world):
     async with world() as w, GroupHold(w.books.budget, w.reserves(50)) as group:
         (reserve,) = group.reserves

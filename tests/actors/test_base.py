@@ -231,6 +231,24 @@ async def test_an_asker_that_is_cancelled_as_its_wait_arrives_leaves_no_coroutin
     assert slow.cancelled()
 
 
+@pytest.mark.parametrize("turns", range(5))
+async def test_an_answer_that_its_cancelled_asker_could_not_take_is_heard_by_who_gives_it_back(scribe, turns):
+    missed, taken = [], []
+
+    async def ask():
+        taken.append(await scribe.call(Double(4), missed=missed.append))
+
+    scribe.incarnation.handling = True
+    asking = asyncio.create_task(ask())
+    await asyncio.sleep(0)
+    scribe.incarnation.handling = False
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert (missed, taken) == {0: ([], []), 1: ([8], [])}.get(turns, ([], [8]))
+
+
 @pytest.mark.parametrize("queued", [False, True])
 async def test_what_is_delivered_is_handled_though_its_waiter_is_cancelled(scribe, queued):
     if queued:

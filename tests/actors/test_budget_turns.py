@@ -23,6 +23,7 @@ from protocols.budget import (
     ReadAudit,
     ReadHolds,
     Reserve,
+    ReserveGroup,
     Resolve,
     RevokeOverride,
     Settle,
@@ -198,6 +199,29 @@ class TestTurns:
             scopes = {account.scope for account in books.budget.incarnation._accounts.balances}
             assert {"user:ana/spends", "user:ana/free"} <= scopes
             assert "user:asks" not in scopes
+
+    @pytest.mark.parametrize("way", ["idle", "many others", "after a crash", "in a group"])
+    async def test_what_an_open_hold_of_nothing_comes_to_cost_counts_however_much_was_forgotten(
+        self, opened, monkeypatch, way
+    ):
+        monkeypatch.setattr("actors.accounts.POSTINGS", 10)
+        async with opened() as books:
+            start = books.start("ana/free", "its-app", "its-provider")
+            reserve = Reserve(start, NanoUSD(0))
+            await books.budget.call(ReserveGroup((reserve,)) if way == "in a group" else reserve)
+            if way == "after a crash":
+                books.budget.incarnation.crash(ZeroDivisionError())
+                with capture_logs():
+                    await books.standing("ana")
+            for number in range(100 if way == "many others" else 0):
+                await books.budget.call(Fits(f"ana/{number}", f"app-{number}", "openai", "m", 0))
+            for _ in range(3):
+                books.budget.incarnation._accounts.forget_idle()
+            await books.settle(start.usage_id, 5)
+            for scope in ("user:ana/free", "user:ana", "app:its-app", "provider:its-provider", "daemon"):
+                counted = [b.spent for a, b in books.budget.incarnation._accounts.balances.items() if a.scope == scope]
+                assert counted == [5, 5]  # the month and the day
+            await balanced(books)
 
     @pytest.mark.parametrize("position", [0, 1])
     async def test_who_gives_up_leaves_its_place_to_those_behind(self, opened, position):

@@ -36,7 +36,7 @@ from protocols.budget import (
     Settle,
     Verify,
 )
-from protocols.errors import BudgetHeld, Internal, LedgerReadonly, OverrideInvalid, PriceUnknown
+from protocols.errors import BadRequest, BudgetHeld, Internal, LedgerReadonly, OverrideInvalid, PriceUnknown
 from protocols.money import NanoUSD
 from protocols.request import Request
 
@@ -299,6 +299,18 @@ async def test_without_a_hard_limit_a_member_without_a_price_holds_nothing(opene
         assert await books.spent_and_held("user:ana") == (0, 20)
         await settle(books, usage_ids, None)
         await balanced(books)
+
+
+async def test_a_group_of_no_holds_is_refused_and_nobody_else_notices(opened):
+    async with opened() as books:
+        for asked in (ReserveGroup(()), FitsGroup(())):
+            with pytest.raises(BadRequest, match="a group of no holds"):
+                await books.budget.call(asked)
+        with pytest.raises(BadRequest, match="a group of no holds"):
+            async with GroupHold(books.budget, ()):
+                pytest.fail("it has nothing to hold")
+        assert books.budget.restarts == 0
+        assert counted(books) == EMPTY
 
 
 async def test_a_preview_holds_nothing_and_says_what_a_group_would_be_told(opened):

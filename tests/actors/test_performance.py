@@ -42,8 +42,8 @@ class World:
         await self.books.ledger.call(PostSettlement(hold, attempt_end(cost, **end)))
         return begun.call_id, begun.usage_id
 
-    async def say(self, call_id, rating=1.0, comment=None, whose=None):
-        return await self.ref.call(KeepFeedback(call_id, rating, comment, "ana", whose))
+    async def say(self, call_id, rating=1.0, comment=None, whose=None, by="ana"):
+        return await self.ref.call(KeepFeedback(call_id, rating, comment, by, whose))
 
     async def models(self, **within):
         """Rows by model and task."""
@@ -56,7 +56,8 @@ class World:
 
     def feedback(self):
         return rows(
-            self.books.folder, "SELECT call_id, usage_id, user, rating, comment, at FROM feedback ORDER BY call_id"
+            self.books.folder,
+            "SELECT call_id, usage_id, user, rating, comment, at FROM feedback ORDER BY call_id, user",
         )
 
 
@@ -213,6 +214,25 @@ async def test_a_second_word_replaces_the_first(world):
     assert world.feedback() == [(call_id, usage_id, "ana", -1.0, None, parse_rfc3339("2027-03-11T12:00:00Z"))]
     row = (await world.models())[M, None]
     assert (row.feedback_mean, row.feedback_n) == (-1.0, 1)
+
+
+async def test_each_says_once_what_they_think_of_a_call_and_all_of_it_counts(world):
+    call_id, _ = await world.attempt(start={"arm": "e/a"})
+    for rating, by in ((1.0, "ana"), (0.5, "ops"), (-1.0, "ops")):
+        await world.say(call_id, rating, by=by)
+    assert [(user, rating) for _, _, user, rating, *_ in world.feedback()] == [("ana", 1.0), ("ops", -1.0)]
+    row = (await world.models())[M, None]
+    assert (row.calls, row.feedback_mean, row.feedback_n) == (1, 0.0, 2)
+
+
+async def test_a_call_of_an_arm_counts_once_however_many_say_something_of_it(world):
+    both, _ = await world.attempt(start={"arm": "e/a"})
+    one, _ = await world.attempt(start={"arm": "e/a"})
+    for call_id, rating, by in ((both, 1.0, "ana"), (both, 0.0, "ops"), (one, -0.5, "ana")):
+        await world.say(call_id, rating, by=by)
+    ((_, row),) = (await world.arms()).items()
+    assert (row.calls, row.answers, row.cost_nano_usd.n) == (2, 2, 2)
+    assert row.feedback == Mean(0.0, pytest.approx(0.5), 2)
 
 
 async def test_feedback_outlives_a_restart(tmp_path):

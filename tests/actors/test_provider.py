@@ -138,6 +138,16 @@ async def test_failures_in_a_row_degrade_and_open_it_and_nothing_passes(provider
     assert provider.views[-1].state == "open"
 
 
+async def test_one_that_is_left_alone_is_named_once(provider):
+    name = (await provider.status()).name
+    for _ in range(FAILURES):
+        await provider.attempt("transport", why=f"provider `{name}` can't be reached: refused")
+    with pytest.raises(
+        ProviderUnavailable, match=f"provider `{name}` keeps failing .it can't be reached: refused. and is"
+    ):
+        await provider.lease()
+
+
 async def test_when_the_wait_is_over_a_probe_closes_it_again(simulated, provider):
     for _ in range(FAILURES):
         await provider.attempt("server")

@@ -134,7 +134,15 @@ WRONG = {
         ["experiments.e", "did you mean `task`?"],
     ),
     "a weight of nothing": (ARMS + "[experiments.e.arms.c]\nweight = 0\n", ["weight", "> 0"]),
-    "an experiment's name": ("[experiments.'a/b'.arms]\n", ["experiments", "regex"]),
+    "an experiment's name": ("[experiments.'a/b'.arms]\n", ['[experiments."a/b"]', "the name `a/b` of the experiment"]),
+    "the name of a second experiment": (
+        ARMS + "[experiments.'x y'.arms]\na = { tier = 'budget' }\nb = { tier = 'budget' }\n",
+        ['[experiments."x y"]', "the name `x y` of the experiment"],
+    ),
+    "an arm's name": (
+        ARMS + "[experiments.e.arms.'c\\n']\ntier = 'budget'\n",
+        ["[experiments.e]", "of the arm is made"],
+    ),
     "an experiment of no task": (
         ARMS + "[experiments.e]\ntask = 'dialoge'\n",
         ["[experiments.e]", "did you mean `dialogue`?"],

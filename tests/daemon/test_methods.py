@@ -412,7 +412,8 @@ class TestRights:
             assert sum(row["calls"] for row in ask(lines, "performance", user="@daemon")["rows"]) == seen
             assert ask(lines, "feedback", call_id=own["call_id"], rating=-1)["rating"] == -1
             assert ask(lines, "usage_stats", user="@daemon/bob")["user"] == "daemon/bob"
-        assert daemon.database("SELECT user FROM feedback WHERE call_id = ?", own["call_id"]) == [{"user": "nobody"}]
+        kept = daemon.database("SELECT user, rating FROM feedback WHERE call_id = ? ORDER BY user", own["call_id"])
+        assert [(row["user"], row["rating"]) for row in kept] == [("daemon", 1.0), ("nobody", -1.0)]
 
     @pytest.mark.parametrize(
         "method",

@@ -5,12 +5,13 @@ ALTER TABLE holds ADD COLUMN arm TEXT;
 
 ALTER TABLE usage ADD COLUMN arm TEXT;
 
--- usage_id: the attempt that it is about: the one that answered, or else the last. user: who says it.
+-- usage_id: the attempt that it is about: the one that answered, or else the last. user: who says it, each once of a call.
 CREATE TABLE feedback (
-    call_id TEXT PRIMARY KEY,
+    call_id TEXT NOT NULL,
     usage_id TEXT NOT NULL,
     user TEXT NOT NULL,
     rating REAL NOT NULL CHECK (rating BETWEEN -1 AND 1),
     comment TEXT,
-    at INTEGER NOT NULL
+    at INTEGER NOT NULL,
+    PRIMARY KEY (call_id, user)
 ) STRICT, WITHOUT ROWID;

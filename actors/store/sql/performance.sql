@@ -1,7 +1,7 @@
 -- name: put_feedback
 INSERT INTO feedback (call_id, usage_id, user, rating, comment, at) VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT (call_id) DO UPDATE SET usage_id = excluded.usage_id, user = excluded.user, rating = excluded.rating,
-    comment = excluded.comment, at = excluded.at
+ON CONFLICT (call_id, user) DO UPDATE SET usage_id = excluded.usage_id, rating = excluded.rating, comment = excluded.comment,
+    at = excluded.at
 
 -- name: call_of_attempt
 SELECT call_id FROM usage WHERE id = ?
@@ -81,7 +81,7 @@ SELECT arm, count(*), count(DISTINCT user), sum(answered), sum(failed),
 FROM (
     SELECT calls.*, rating, avg(cost) OVER of_arm AS cost_mean, avg(latency) OVER of_arm AS latency_mean,
         avg(rating) OVER of_arm AS rating_mean
-    FROM calls LEFT JOIN feedback USING (call_id)
+    FROM calls LEFT JOIN (SELECT call_id, avg(rating) AS rating FROM feedback GROUP BY call_id) USING (call_id)
     WINDOW of_arm AS (PARTITION BY arm))
 GROUP BY arm ORDER BY arm
 

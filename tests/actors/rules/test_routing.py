@@ -149,6 +149,17 @@ def test_a_provider_that_is_not_available_is_said_and_not_replaced(state, code):
         assert [rejected.code for rejected in made.rejected] == [code]
 
 
+def test_a_provider_that_is_not_available_is_named_once():
+    away = [replace(OPENAI, state="open", why="provider `openai` can't be reached: refused"), CLAUDE]
+    named = planned(away, model="openai:gpt-4o")
+    assert "provider `openai` is open: it can't be reached: refused; it is tried" in named.fault.message
+    passed = planned(away, task="dialogue", wishes=Wishes("premium")).rejected
+    assert [why.why for why in passed] == [
+        "would have been chosen, but provider `openai` is open: it can't be reached: refused"
+    ] * len(passed)
+    assert passed
+
+
 @pytest.mark.parametrize(
     ("asked", "target", "reason", "language"),
     [

@@ -108,6 +108,7 @@ async def test_every_query_of_the_ledger_runs_on_it(tmp_path):
         "before",
         "since",
         "until",
+        "first",
         "user",
         "app",
         "model",
