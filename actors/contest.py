@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AsyncExitStack
 
 from msgspec import Struct
 
@@ -160,18 +159,21 @@ class Contest:
     async def _ask(self, run: Run) -> Reply:
         """One member's reply. Raises QuorumError, TimeoutError where its turn's share of the time is over, CancelledError."""
         lane = self._lanes.get(run.seat.slot)
-        async with AsyncExitStack() as stack:
-            if lane is not None:
-                await stack.enter_async_context(lane.turn)
-                share_s = (self._until - self._loop.time()) / max(lane.waiting, 1)
-                lane.waiting -= 1
-                run.limit = stack.enter_context(Limit(self._loop, share_s))
-            run.held = held = self._held(run)
-            try:
-                return await self._asking.ask(run.bid.prepared, run.bid.target, run.bid.call, held)
-            finally:
-                if held.end is not None:
-                    self._asking.tell(run.bid.call, run.bid.target, held)
+        if lane is None:
+            return await self._attempt(run)
+        async with lane.turn:
+            share_s = (self._until - self._loop.time()) / max(lane.waiting, 1)
+            lane.waiting -= 1
+            with Limit(self._loop, share_s) as run.limit:
+                return await self._attempt(run)
+
+    async def _attempt(self, run: Run) -> Reply:
+        run.held = held = self._held(run)
+        try:
+            return await self._asking.ask(run.bid.prepared, run.bid.target, run.bid.call, held)
+        finally:
+            if held.end is not None:
+                self._asking.tell(run.bid.call, run.bid.target, held)
 
     def _interrupted(self, run: Run, outer: Callable[[], type[QuorumError]]) -> Callable[[], type[QuorumError]]:
         """What cancels a member: the deadline of the whole or of its turn, what ended the call around it, or that it is not needed."""

@@ -253,19 +253,19 @@ class Panels:
 
     def _mode(self, about: _Convening, seats: Sequence[Seat]) -> Mode:
         params, typed = about.call.params, about.spec is not None
-        families = {seat.family for seat in seats}
-        judged = bool(params.judge) or bool(
-            choose_judges(about.models, [seat.model for seat in seats], families, 1, about.wishes)
-        )
-        by_default = default_mode(critical=about.critical, typed=typed, judged=judged)
-        mode = params.mode or about.preferences.tournament.mode or by_default
+        mode = params.mode or about.preferences.tournament.mode
         if mode == "cascade" and not typed:
-            if params.mode is None:
-                return by_default
-            raise BadRequest(
-                "a cascade goes on until the answers agree, so it needs their type: name `answer`, or take the mode pick"
-            )
-        return mode
+            if params.mode is not None:
+                raise BadRequest(
+                    "a cascade goes on until the answers agree, so it needs their type: name `answer`, or take the mode pick"
+                )
+            mode = None
+        return mode or default_mode(
+            critical=about.critical, typed=typed, judged=not typed and self._has_judge(about, seats)
+        )
+
+    def _has_judge(self, about: _Convening, seats: Sequence[Seat]) -> bool:
+        return bool(about.call.params.judge) or bool(_judges_for(about, seats, 1))
 
     def _terms(self, about: _Convening, seats: Sequence[Seat], bench: Sequence[Seat], *, shrunk: bool) -> Terms:
         params, own = about.call.params, about.preferences.tournament
@@ -296,8 +296,7 @@ class Panels:
             names = [said] if isinstance(said, str) else said
             return [str((await self._planner.named(name, None))[0]) for name in names]
         wanted = CRITICAL_JUDGES if about.critical and mode != "vote" else 1
-        taken = [seat.model for seat in seats]
-        return choose_judges(about.models, taken, {seat.family for seat in seats}, wanted, about.wishes)
+        return _judges_for(about, seats, wanted)
 
     async def _add_judging(self, about: _Convening, panel: Panel) -> None:
         """The bids of judges and aggregator, for answers that are not there yet. A judge that can't be asked is left out."""
@@ -324,6 +323,11 @@ class Panels:
             return await self._bid(about, _apart(chat, model), about.preferences)
         except QuorumError:
             return None
+
+
+def _judges_for(about: _Convening, seats: Sequence[Seat], wanted: int) -> list[str]:
+    taken, families = [seat.model for seat in seats], {seat.family for seat in seats}
+    return choose_judges(about.models, taken, families, wanted, about.wishes)
 
 
 def judge_chats(panel: Panel, candidates: Sequence[Candidate]) -> dict[str, tuple[Chat, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
@@ -18,6 +19,7 @@ from machine import DAEMON_CORE, LOAD_CORE, Memory, memory, on_core
 from msgspec import Struct, field
 from processes import HERE, Daemon, installed
 from table import Table
+from tournaments import MEMBERS, TOGETHER, Cost, chat, measure, tournament
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,6 +55,7 @@ PACED_FEW = Shape(
 PACED_IN_STEP = Shape(
     connections=MANY, model=PACED.model, chunks=STREAM_CHUNKS, warm_s=PACED.warm_s, measure_s=PACED.measure_s
 )
+FEW = "bench:sim-n1"
 ALONE = Shape(model="sim-n4-i2000", chunks=4)
 
 
@@ -343,6 +346,44 @@ def plans(bench: Bench) -> Outcome:
     return Outcome(Table("Which model answers, 200 models", ["", "CPU µs"], rows), figures)
 
 
+# ---- tournaments
+
+
+def tournaments(bench: Bench) -> Outcome:
+    """A tournament of three beside single calls, alone and with others, in turns."""
+    loads = {1: 60, TOGETHER: 10} if bench.quick else {1: 200, TOGETHER: 40}
+    kinds = {"single call": (chat, MEMBERS), f"tournament of {MEMBERS}": (tournament, 1)}
+    found: dict[tuple[str, int], list[Cost]] = {}
+    with bench.daemon() as daemon:
+        for rep in range(bench.reps + 1):
+            for (name, (ask, times)), (at_once, each) in itertools.product(kinds.items(), loads.items()):
+                bench.say(f"{name}, {at_once} at once ({rep} of {bench.reps})")
+                cost = measure(daemon, lambda client, ask=ask: ask(client, FEW), at_once, each * times)  # type: ignore[misc]
+                if rep:  # the first warms up
+                    found.setdefault((name, at_once), []).append(cost)
+    rows = [[f"{name}, {at_once} at once", *_cost_row(costs)] for (name, at_once), costs in found.items()]
+    figures: dict[str, float | None] = {
+        f"CPU of a tournament of 3, in single calls, {what}": _times(found, *kinds, at_once)
+        for what, at_once in (("alone", 1), (f"{TOGETHER} at once", TOGETHER))
+    }
+    alone = found[f"tournament of {MEMBERS}", 1]
+    figures["a tournament beyond its slowest member, p50 alone"] = statistics.median(c.added_p50_ms or 0 for c in alone)
+    columns = ["", "CPU µs", "p50 ms", "beyond the slowest member p50 ms", "p99"]
+    return Outcome(Table("Tournaments, durability = power", columns, rows), figures)
+
+
+def _cost_row(costs: list[Cost]) -> list[str | float | None]:
+    names = ("cpu_us", "p50_ms", "added_p50_ms", "added_p99_ms")
+    told = [[value for cost in costs if (value := getattr(cost, name)) is not None] for name in names]
+    return [statistics.median(values) if values else None for values in told]
+
+
+def _times(found: dict[tuple[str, int], list[Cost]], single: str, several: str, at_once: int) -> float:
+    """The CPU of one as so many of the other."""
+    one, three = (statistics.median(c.cpu_us for c in found[name, at_once]) for name in (single, several))
+    return three / one
+
+
 # ---- start
 
 
@@ -435,6 +476,7 @@ PARTS: dict[str, Callable[[Bench], list[Outcome]]] = {
     "plans": lambda bench: [plans(bench)],
     "memory": lambda bench: [memory_used(bench)],
     "sessions": lambda bench: [sessions(bench)],
+    "tournaments": lambda bench: [tournaments(bench)],
     "start": lambda bench: [start(bench)],
     "ctl": lambda bench: [control(bench)],
 }

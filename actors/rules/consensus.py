@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import takewhile
 
 from msgspec import Struct
@@ -97,6 +98,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     launched: int
 
 
+@lru_cache(64)
 def threshold(text: str) -> Fraction:
     """The share of a consensus as it is written, `2/3` or `0.75`, exactly. Raises ValueError."""
     if not _SHARE.fullmatch(text):
