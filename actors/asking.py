@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
 import structlog
@@ -26,7 +26,6 @@ from protocols.errors import QuorumError, UnknownModel
 from protocols.provider import ProviderView
 from protocols.routing import Reason
 from protocols.settings import Admission
-from protocols.tournament import Verdict
 from protocols.usage import AttemptStart
 
 LEASE_GRACE_S = 60.0
@@ -155,10 +154,9 @@ class Asking:
         """Whether nobody real is behind it."""
         return self._sources[target.provider].simulated
 
-    def all_simulated(self, verdict: Verdict) -> bool:
-        """Whether nobody real was asked."""
-        names = {ballot.model.partition(":")[0] for ballot in verdict.ballots}
-        return bool(names) and all(self._sources[name].simulated for name in names)
+    def all_simulated(self, models: Iterable[str]) -> bool:
+        """Whether nobody real is behind any of these ids."""
+        return all(self._sources[model.partition(":")[0]].simulated for model in models)
 
     def tell(self, call: ChatCall, target: Target, held: Held) -> None:
         """A line in the log for an attempt that was held."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from actors.asking import Asking, ChatCall
+from actors.asking import ChatCall
 from actors.base import Ref
 from actors.clock import Clock
 from actors.completion import Completions
@@ -24,13 +24,11 @@ class Chats:
         completions: Completions,
         tournaments: Ref[TournamentActor],
         sessions: Ref[Sessions],
-        asking: Asking,
         clock: Clock,
     ) -> None:
         self._completions = completions
         self._tournaments = tournaments
         self._sessions = sessions
-        self._asking = asking
         self._clock = clock
 
     async def chat(self, call: ChatCall) -> ChatAnswer:
@@ -68,7 +66,7 @@ class Chats:
         finally:
             call.sent |= asked.sent
         latency_ms = round((self._clock.monotonic() - began) * 1000, 3)
-        answer = as_answer(verdict, call.chat, latency_ms, simulated=self._asking.all_simulated(verdict))
+        answer = as_answer(verdict, call.chat, latency_ms)
         if call.chat.stream and answer.text:
             call.emit(Delta(answer.text))
         return answer

@@ -330,6 +330,7 @@ class TournamentActor(Actor):
             cost_nano_usd=cost,
             bound_nano_usd=panel.bound,
             saved_nano_usd=self._saved(panel, contest),
+            simulated=self._asking.all_simulated(seat.model for seat in panel.terms.members),
             usage=_usage(held.end for held in spent if held.end is not None),
         )
         agreed = next((group for group in scored.clusters if slot in group), ())

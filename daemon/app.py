@@ -196,7 +196,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
                 planner,
                 completions,
                 tournaments,
-                Chats(completions, tournaments, sessions, asking, clock),
+                Chats(completions, tournaments, sessions, clock),
                 keys,
                 performance,
                 catalogue,

@@ -104,7 +104,7 @@ class Missing(Struct, frozen=True):
 
 
 class Verdict(Struct, kw_only=True):
-    """Result of `tournament`. Costs in nano-dollars, `usage` is that of all who were asked; `missing` are members whose ballot does not count, each with why."""
+    """Result of `tournament`. Costs in nano-dollars, `usage` is that of all who were asked, `simulated` says that nobody real was; `missing` are members whose ballot does not count, each with why."""
 
     tournament_id: str
     status: Status
@@ -121,6 +121,7 @@ class Verdict(Struct, kw_only=True):
     bound_nano_usd: NanoUSD
     saved_nano_usd: NanoUSD
     usage: Usage = field(default_factory=lambda: Usage(0, 0, 0, 0, "estimate"))
+    simulated: bool = False
 
 
 MOST_MEMBERS = 16

@@ -44,7 +44,7 @@ def why_held(chat: Chat) -> str:
     )
 
 
-def as_answer(verdict: Verdict, chat: Chat, latency_ms: float, *, simulated: bool) -> ChatAnswer:
+def as_answer(verdict: Verdict, chat: Chat, latency_ms: float) -> ChatAnswer:
     """The verdict as a chat's answer: where the models don't agree, a member's text with a warning that says so."""
     shown = _shown(verdict)
     text = verdict.answer if verdict.answer is not None else shown.text if shown else ""
@@ -57,7 +57,7 @@ def as_answer(verdict: Verdict, chat: Chat, latency_ms: float, *, simulated: boo
         message=AnswerMessage(content=text),
         finish_reason="stop",
         model_used=verdict.winner or (shown.model if shown else ""),
-        simulated=simulated,
+        simulated=verdict.simulated,
         usage=verdict.usage,
         cost_nano_usd=verdict.cost_nano_usd,
         price_version=None,
@@ -65,7 +65,7 @@ def as_answer(verdict: Verdict, chat: Chat, latency_ms: float, *, simulated: boo
         attempts=[_attempt(ballot) for ballot in verdict.ballots],
         latency_ms=latency_ms,
         first_token_ms=None,
-        warnings=[*([SIMULATED] if simulated else []), _told(verdict)],
+        warnings=[*([SIMULATED] if verdict.simulated else []), _told(verdict)],
         tournament=ChatTournament(
             verdict.tournament_id,
             verdict.status,

@@ -38,7 +38,7 @@ GIVEN = {
     "voted": "{answer}",
     "picked": "the best is {winner}'s: {answer}",
     "fused": "written from the best answers: {answer}",
-    "selected": "{winner}'s, as nobody could write one from the best: {answer}",
+    "selected": "{winner}'s, as it is, for nobody could tell more: {answer}",
     "first": "{winner} came first: {answer}",
 }
 """How an answer came about, by its kind."""
@@ -51,6 +51,9 @@ FLAGS = {
     "vetoed": "a ballot gives the answer that blocks",
     "deadline": "time was up",
 }
+
+
+SIMULATED = "simulated: no provider of models was asked"
 
 
 def show_verdict(verdict: Verdict) -> None:
@@ -67,7 +70,12 @@ def show_verdict(verdict: Verdict) -> None:
 
 def headline(verdict: Verdict) -> str:
     """The verdict in plain words."""
-    told = [_means(verdict), _given(verdict), *(FLAGS.get(flag, flag) for flag in verdict["flags"])]
+    told = [
+        _means(verdict),
+        _given(verdict),
+        SIMULATED if verdict.get("simulated") else "",
+        *(FLAGS.get(flag, flag) for flag in verdict["flags"]),
+    ]
     return f"{verdict['status']}: {'; '.join(part for part in told if part) or 'no answer'}"
 
 

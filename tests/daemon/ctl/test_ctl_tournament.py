@@ -240,7 +240,7 @@ class TestThePicture:
             (told("x", answer="z", answer_kind="fused"), "consensus: written from the best answers: z"),
             (
                 told("x", answer_kind="selected", winner=A),
-                "consensus: openai:a's, as nobody could write one from the best: x",
+                "consensus: openai:a's, as it is, for nobody could tell more: x",
             ),
             (told("x", "x", answer="{0} {winner}"), "consensus: {0} {winner} (2 of 2, 2 families)"),
             ({**plain(told("x")), "status": "hung", "answer": None, "flags": []}, "hung: no answer"),
