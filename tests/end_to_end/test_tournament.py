@@ -218,6 +218,21 @@ def test_without_a_judge_s_word_the_best_candidate_is_selected_verbatim_and_noth
                 assert "degraded" in verdict["flags"]
 
 
+def test_the_progress_of_a_fuse_names_judge_and_aggregator_as_they_are_asked(court):
+    scribe = f"press:{several.says('both')}"
+    params = several.asked(
+        *members(SHORT, LONGEST), answer=None, mode="fuse", judge="court:judge", aggregator=scribe, stream=True
+    )
+    items = several.hear(court, params)
+    told = [item["value"] for item in items[:-1]]
+    assert [item["type"] for item in told] == [
+        "bound", "launched", "ballot", "ballot", "judging", "judging", "decided",
+    ]  # fmt: skip
+    assert [item["model"] for item in told if item["type"] == "judging"] == ["court:judge", scribe]
+    assert (told[0]["judges"], told[0]["aggregator"]) == (["court:judge"], scribe)
+    assert told[-1]["status"] == items[-1]["value"]["status"]
+
+
 TYPED = {"typed": ([YES, YES], {"answer": "bool"}), "untyped": ([LONGER, LONGEST], {"answer": None})}
 
 

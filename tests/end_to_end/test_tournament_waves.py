@@ -146,8 +146,21 @@ def test_members_in_turn_share_the_deadline(daemon):
     assert said(verdict) == ("consensus", "yes", "voted", ("degraded",))
     assert missing(verdict) == {three[0]: "deadline"}
     late = next(ballot for ballot in verdict["ballots"] if ballot["model"] == three[0])
-    assert 800 < late["latency_ms"] < 1_100  # a third of 2.85 s
+    assert 800 < late["latency_ms"] < 1_100  # a third of 2.8 s
     assert row(daemon, late["usage_id"])["status"] == "deadline"
+
+
+def test_who_may_stand_in_takes_no_time_of_those_before_it(upstream):
+    upstream.reset()
+    rated = {f"home:{SILENT}": 9, f"home:{YES}": 8.5, f"home:{NEAR_YES}": 8}
+    entries = [f'[models."{name}"]\nquality = {quality}\nfamily = "{quality}"\n' for name, quality in rated.items()]
+    config = [provider("home", "openai", upstream.base_url(), local=True), *entries]
+    with running_daemon.running("\n".join(config)) as daemon:
+        verdict = ask(daemon, n=2, deadline_s=3.0)
+        assert missing(verdict) == {f"home:{SILENT}": "deadline"}
+        late = next(ballot for ballot in verdict["ballots"] if ballot["status"] == "failed")
+        assert 1_300 < late["latency_ms"] < 1_600  # half of 2.8 s
+        assert said(verdict) == ("consensus", "yes", "voted", ("degraded",))  # two of three: one stood in
 
 
 def test_a_member_whose_provider_is_down_is_named_and_the_others_decide(daemon, upstream):
