@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 
+import structlog
 from msgspec import Struct
 
 from actors.asking import Asking
@@ -24,6 +25,8 @@ from protocols.tournament import AnswerSpec, Ballot, BallotStatus, Cast, Launche
 
 SLOW_TO_READ = 4096
 """Characters of a reply whose answer is sought beside the loop: code and JSON that long may take many milliseconds."""
+
+log = structlog.get_logger("tournament")
 
 UNPARSED = "no answer of the declared type stands in its reply's last line"
 EMPTY = "its reply was empty"
@@ -265,9 +268,14 @@ class Contest:
 
 
 async def _sought(text: str, spec: AnswerSpec) -> Canonical | None:
-    if len(text) < SLOW_TO_READ:
-        return extract(text, spec)
-    return await asyncio.to_thread(extract, text, spec)
+    """The answer of a reply, whatever it is: one that no reader can take is no vote, and costs nobody else's."""
+    try:
+        if len(text) < SLOW_TO_READ:
+            return extract(text, spec)
+        return await asyncio.to_thread(extract, text, spec)
+    except (RecursionError, MemoryError, ValueError):
+        log.warning("reply_unreadable", characters=len(text), type=spec.type)
+        return None
 
 
 def _lanes(named: Mapping[int, str | None], waiting: Collection[int]) -> dict[int, Lane]:

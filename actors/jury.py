@@ -17,7 +17,7 @@ from actors.rules.judging import Candidate, Partition, Ranking, grouped, pairs, 
 from protocols.chat import Chat, Reply
 from protocols.errors import DeadlineExceeded, QuorumError
 from protocols.session import Preferences
-from protocols.tournament import Judging, Missing, Progress
+from protocols.tournament import Flag, Judging, Missing, Progress
 
 LEAST_SHOWN = 250
 """Characters of an answer below which it can't be judged."""
@@ -51,6 +51,11 @@ class Jury:
         self.held: list[Held] = []
         self.missing: list[Missing] = []
         self._late = False
+
+    @property
+    def flags(self) -> set[Flag]:
+        """What it has to say of the whole."""
+        return {"degraded"} if self.missing else set()
 
     async def ranking(self, candidates: Sequence[Candidate], *, failed: int, cut: bool) -> Ranking:
         """Which answer is best, as far as the judges say before the time is over."""

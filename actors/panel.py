@@ -237,7 +237,7 @@ class Panels:
         made = prepared.made
         if made.fault is not None:
             raise self._planner.told_now(made.fault, prepared.views)
-        call, admission = about.call, about.preferences.admission
+        call, admission = about.call, about.call.params.admission or about.preferences.admission
         asked = ChatCall(
             prepared.chat, call.user, call.app, lambda _: None, call.interrupted, call.actor, about.tournament_id
         )
@@ -269,7 +269,7 @@ class Panels:
 
     def _terms(self, about: _Convening, seats: Sequence[Seat], bench: Sequence[Seat], *, shrunk: bool) -> Terms:
         params, own = about.call.params, about.preferences.tournament
-        asked = params.n or (len(params.members) if params.members else 0)
+        asked = len(params.members) if params.members else params.n or own.num_models
         min_live = params.min_live or min(own.min_live, max(len(seats), FEWEST_LIVE))
         if min_live > max(asked, len(seats)):
             raise BadRequest(f"`min_live` is {min_live}, but only {max(asked, len(seats))} models are asked")
@@ -363,6 +363,8 @@ def _question(params: Tournament, spec: AnswerSpec | None) -> tuple[list[Message
         task_type=params.task_type,
         max_tokens=params.max_tokens,
         temperature=params.temperature,
+        top_p=params.top_p,
+        reasoning_effort=params.reasoning_effort,
     )
     return question, _apart(chat if spec is None else with_contract(chat, spec), None)
 

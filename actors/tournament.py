@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from actors.asking import Asking
@@ -20,12 +19,10 @@ from actors.jury import Jury
 from actors.panel import Bid, Narrower, Panel, Panels, TournamentCall
 from actors.planner import Planner
 from actors.record import Record
-from actors.rules.consensus import FEWEST_LIVE, Finding, agreement, found, needs_review, unscored
-from actors.rules.judging import Candidate, Ranking, grouped_votes, told
+from actors.rules.consensus import FEWEST_LIVE, needs_review
 from actors.rules.members import Spared, lanes, saved
 from actors.rules.tokens import prompt_estimate
-from actors.rules.verdict import NOTHING, Outcome, counted, first, outcome
-from actors.rules.waves import Played
+from actors.scoring import Scored, score
 from actors.session import Sessions, preferences_of
 from protocols.budget import TOURNAMENT, CheckOverride, Confirmed, OfferOverride, OverBudget
 from protocols.chat import Usage
@@ -43,20 +40,15 @@ from protocols.request import Request
 from protocols.session import Preferences, Spent
 from protocols.tournament import (
     AbandonRecord,
-    Agreement,
-    AnswerKind,
     Ballot,
     Bounded,
     Cancelled,
     CloseRecord,
     Decided,
-    Flag,
     KeepBallot,
-    Method,
     Opened,
     OpenRecord,
     Seat,
-    Status,
     Tournament,
     Verdict,
 )
@@ -82,21 +74,10 @@ class RunTournament(Request[Verdict], frozen=True):
     call: TournamentCall
 
 
-class _Scored(Struct):
-    """What was made of the ballots. `clusters` are ballots that agree, by slot, largest first; `agreed` those of the winner."""
-
-    status: Status
-    agreement: Agreement
-    flags: Sequence[Flag]
-    outcome: Outcome
-    kind: AnswerKind
-    clusters: list[tuple[int, ...]]
-
-
 class TournamentActor(Actor):
     """Holds tournaments.
 
-    State: those under way, by id.
+    State: how many are under way, and of these the contests by id.
     """
 
     def __init__(
@@ -118,17 +99,25 @@ class TournamentActor(Actor):
         self._asking = asking
         self._clock = clock
         self._panels = Panels(planner, asking, record, ids)
+        self._under_way = 0
         self._running: dict[str, Contest] = {}
 
     def __repr__(self) -> str:
-        return f"<TournamentActor {len(self._running)} under way>"
+        return f"<TournamentActor {self._under_way} under way>"
 
     @handles(RunTournament)
     def run(self, request: RunTournament) -> Wait[Verdict]:
         """Answers with the verdict; ends with its asker."""
-        if len(self._running) >= MOST_AT_ONCE:
+        return Wait(self._one_of_many(request.call))
+
+    async def _one_of_many(self, call: TournamentCall) -> Verdict:
+        if self._under_way >= MOST_AT_ONCE:
             raise Busy(f"{MOST_AT_ONCE} tournaments are under way; try again when some have ended", retry_after_s=1.0)
-        return Wait(self._run(request.call))
+        self._under_way += 1
+        try:
+            return await self._run(call)
+        finally:
+            self._under_way -= 1
 
     async def _run(self, call: TournamentCall) -> Verdict:
         ends_at = self._clock.monotonic() + call.left_s - _grace_s(call.left_s)
@@ -248,9 +237,9 @@ class TournamentActor(Actor):
             left_s=ends_at - self._clock.monotonic(),
             emit=call.emit,
         )
-        scored = await self._scored(call.params, panel, contest, played, jury)
+        scored = await score(panel, contest, played, jury, call.params.max_tokens)
         call.emit(Decided(scored.status, "deadline" if played.cut else "decided" if played.early else "heard"))
-        return self._verdict(panel, contest, jury, scored)
+        return self._verdict(panel, contest, jury, scored, cut=played.cut), list(scored.agreed)
 
     def _tell_spared(self, call: TournamentCall, panel: Panel, contest: Contest) -> None:
         never = [
@@ -260,65 +249,18 @@ class TournamentActor(Actor):
         if never or cut:
             call.emit(Cancelled([*cut, *never]))
 
-    async def _scored(self, params: Tournament, panel: Panel, contest: Contest, played: Played, jury: Jury) -> _Scored:
-        """The status by the declared type, else by the judges; in `pick` and `fuse` the answer is the judges' and the aggregator's."""
-        count = counted(panel.terms, played)
-        models = {slot: seat.model for slot, seat in panel.seats.items()}
-        if panel.mode == "race":
-            return _of(unscored(count), models, first(played.standing.votes), "none")
-        candidates = _candidates(contest)
-        by_type = None if panel.spec is None else found(count, panel.rule)
-        if panel.mode in {"pick", "fuse"}:
-            ranking = await jury.ranking(candidates, failed=count.failed, cut=played.cut)
-            return await self._picked(params, panel, jury, by_type, ranking, models)
-        if by_type is not None:
-            return _of(by_type, models, outcome(by_type), "canonical")
-        partition = await jury.partition(candidates) if len(candidates) >= FEWEST_LIVE else None
-        if partition is None:
-            return _of(unscored(count), models, _selected(candidates), "none")
-        by_judge = found(replace(count, votes=grouped_votes(partition, candidates)), panel.rule)
-        return _of(by_judge, models, outcome(by_judge), "judge")
-
-    async def _picked(
-        self,
-        params: Tournament,
-        panel: Panel,
-        jury: Jury,
-        by_type: Finding | None,
-        ranking: Ranking,
-        models: dict[int, str],
-    ) -> _Scored:
-        """The best answer by the judges; of `fuse` one that is written of the best, or, where that fails, the best verbatim."""
-        ranked = [each.candidate for each in ranking.ranked]
-        best = ranking.winner or (ranked[0] if ranked else None)
-        kind: AnswerKind = "picked" if ranking.winner is not None and ranking.judged else "selected"
-        answer = None if best is None else best.text
-        if panel.mode == "fuse" and ranked:
-            written = await jury.fused(ranked, params.max_tokens)
-            answer, kind = (written, "fused") if written is not None else (answer, "selected")
-        slot = None if best is None or kind == "fused" else best.slot
-        status, flags, how = ranking.status, set(ranking.flags), told(ranking)
-        clusters: list[tuple[int, ...]] = [(each.candidate.slot,) for each in ranking.ranked]
-        if by_type is not None:
-            status, how = by_type.status, agreement(by_type, models)
-            flags, clusters = flags | set(by_type.flags), [group.slots for group in by_type.groups]
-        if jury.missing:
-            flags.add("degraded")
-        return _Scored(status, how, sorted(flags), Outcome(answer, "none", slot) if answer else NOTHING, kind, clusters)
-
     # ---- the verdict
 
-    def _verdict(self, panel: Panel, contest: Contest, jury: Jury, scored: _Scored) -> tuple[Verdict, list[int]]:
+    def _verdict(self, panel: Panel, contest: Contest, jury: Jury, scored: Scored, *, cut: bool) -> Verdict:
         ballots = _ballots(contest, scored)
         spent = [run.held for run in contest.runs.values() if run.held is not None] + jury.held
         cost = NanoUSD(sum(held.end.cost or 0 for held in spent if held.end is not None))
-        slot = scored.outcome.slot
         missing = [missing for _, missing in contest.absent]
         missing += [run.missing for run in contest.runs.values() if run.missing is not None]
-        verdict = Verdict(
+        return Verdict(
             tournament_id=panel.tournament_id,
             status=scored.status,
-            answer=scored.outcome.answer,
+            answer=scored.answer,
             answer_kind=scored.kind,
             winner=self._winner(panel, scored),
             agreement=scored.agreement,
@@ -329,21 +271,21 @@ class TournamentActor(Actor):
             mode=panel.mode,
             cost_nano_usd=cost,
             bound_nano_usd=panel.bound,
-            saved_nano_usd=self._saved(panel, contest),
+            saved_nano_usd=self._saved(panel, contest, cut=cut),
             simulated=self._asking.all_simulated(seat.model for seat in panel.terms.members),
             usage=_usage(held.end for held in spent if held.end is not None),
         )
-        agreed = next((group for group in scored.clusters if slot in group), ())
-        return verdict, list(agreed)
 
-    def _winner(self, panel: Panel, scored: _Scored) -> str | None:
+    def _winner(self, panel: Panel, scored: Scored) -> str | None:
         """Whose the answer is."""
         if scored.kind == "fused" and panel.fusing is not None:
             return str(panel.fusing.target)
-        return None if scored.outcome.slot is None else panel.seats[scored.outcome.slot].model
+        return None if scored.slot is None else panel.seats[scored.slot].model
 
-    def _saved(self, panel: Panel, contest: Contest) -> NanoUSD:
-        """What members that were not needed would have cost: an estimate, and a low one."""
+    def _saved(self, panel: Panel, contest: Contest, *, cut: bool) -> NanoUSD:
+        """What members that were not needed would have cost: an estimate, and a low one. Whom the time did not reach was needed."""
+        if cut:
+            return NanoUSD(0)
         spared = [
             _spared(panel.bids[seat.slot], seat, contest)
             for seat in panel.terms.members
@@ -416,27 +358,7 @@ def _bounded(panel: Panel) -> Bounded:
     )
 
 
-def _of(finding: Finding, models: dict[int, str], outcome: Outcome, method: Method) -> _Scored:
-    how = agreement(finding, models, method)
-    kind: AnswerKind = "selected" if method == "none" and outcome.kind == "none" and outcome.answer else outcome.kind
-    return _Scored(finding.status, how, finding.flags, outcome, kind, [group.slots for group in finding.groups])
-
-
-def _selected(candidates: Sequence[Candidate]) -> Outcome:
-    """Where nobody compared the answers: the best member's, verbatim."""
-    best = min(candidates, key=lambda each: (-each.quality, each.slot), default=None)
-    return NOTHING if best is None else Outcome(best.text, "none", best.slot)
-
-
-def _candidates(contest: Contest) -> list[Candidate]:
-    return [
-        Candidate(slot, run.seat.model, run.seat.family, run.ballot.text, run.seat.quality)
-        for slot, run in sorted(contest.runs.items())
-        if run.ballot is not None and run.ballot.status == "ok"
-    ]
-
-
-def _ballots(contest: Contest, scored: _Scored) -> list[Ballot]:
+def _ballots(contest: Contest, scored: Scored) -> list[Ballot]:
     """All that were launched, each with the cluster that it is in."""
     clusters = {slot: number for number, group in enumerate(scored.clusters) for slot in group}
     ballots = [ballot for ballot, _ in contest.absent]

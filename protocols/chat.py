@@ -130,6 +130,10 @@ class JsonSchemaFormat(Struct, forbid_unknown_fields=True, tag_field="type", tag
 ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
 
 
+ReasoningEffort = Literal["minimal", "low", "medium", "high"]
+"""How long a model that reasons should think."""
+
+
 class Chat(Params):
     """Params of `chat`; `max_tokens` bounds the answer, `allow_fallback` None means: unless a model or provider is named.
 
@@ -156,7 +160,7 @@ class Chat(Params):
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     response_format: ResponseFormat | None = None
-    reasoning_effort: Literal["minimal", "low", "medium", "high"] | None = None
+    reasoning_effort: ReasoningEffort | None = None
     stream: bool = False
     allow_fallback: bool | None = None
     admission: Admission | None = None

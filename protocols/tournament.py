@@ -7,12 +7,12 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, Struct, field
 
 from protocols.audit import Actor
-from protocols.chat import MAX_TOKENS, Message, Usage
+from protocols.chat import MAX_TOKENS, Message, ReasoningEffort, Usage
 from protocols.model import Tier
 from protocols.money import NanoUSD
 from protocols.request import Request
 from protocols.rpc import Name, Params, Right
-from protocols.settings import Mode
+from protocols.settings import Admission, Mode
 
 AnswerType = Literal["bool", "choice", "number", "date", "set", "json", "code", "short_text"]
 
@@ -158,6 +158,9 @@ class Tournament(Params):
     quality_tier: Tier | None = None
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    reasoning_effort: ReasoningEffort | None = None
+    admission: Admission | None = None
     override_token: Name | None = None
     stream: bool = False
 

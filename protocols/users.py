@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta, Struct
 
 from protocols.audit import Actor
-from protocols.chat import MAX_TOKENS, ExplainedFault
+from protocols.chat import MAX_TOKENS, ExplainedFault, ReasoningEffort
 from protocols.model import Tier
 from protocols.request import Request
 from protocols.routing import Reason, Rejected, Step
@@ -31,7 +31,7 @@ class Parameters(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     stop: Stop | Annotated[list[Stop], Meta(max_length=16)] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    reasoning_effort: Literal["minimal", "low", "medium", "high"] | None = None
+    reasoning_effort: ReasoningEffort | None = None
 
 
 NONE_SAID = Parameters()

@@ -194,7 +194,7 @@ def test_a_fuse_is_written_by_the_aggregator_of_the_best(court, upstream):
     scribe = f"press:{several.says('both')}"
     verdict = ask(court, *members(SHORT, LONGEST, LONGER), mode="fuse", aggregator=scribe, **OPEN)
     assert said(verdict) == ("unanimous", "ANSWER: both", "fused", ())
-    assert verdict["winner"] is None
+    assert verdict["winner"] == scribe
     shown = upstream.chats(bodies=True)[-1]["body"]
     assert "a b c" in str(shown)
 
