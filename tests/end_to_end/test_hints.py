@@ -109,7 +109,7 @@ def test_daemonctl_takes_a_hint_and_asks_for_its_language(daemon, upstream):
     assert daemon.ctl("chat", "--hint", "pt-BR-claude", "--language-hint", "hello").code == 0
     assert SAID in asked(upstream)
     shown = daemon.ctl("explain", "--hint", "pt-BR-claude", "hello").out
-    assert "anthropic:sim (explicit_provider)" in shown
+    assert "anthropic:sim: the call names the provider `anthropic`" in shown
     assert "`claude` is an alias" in shown
 
 
