@@ -10,7 +10,12 @@ FAMILIES = (
     "meta-llama/llama-3.3-70b-instruct",
     "google/gemini-2.5-flash",
 )
-MANY = (*(f"{FAMILIES[i % 4]}-{i:04d}-preview" for i in range(2000)), "mistralai/mixtral-8x22b", "openai/gpt-4o-mini")
+MANY = (
+    *(f"{FAMILIES[i % 4]}-{i:04d}-preview" for i in range(2000)),
+    "mistralai/mixtral-8x22b",
+    "openai/gpt-4o-mini",
+    "zephyr",
+)
 
 
 @pytest.fixture
@@ -36,6 +41,7 @@ def test_the_nearest_names_are_the_most_alike():
     ("wrong", "near"),
     [
         ("mistralai/mixtral-8x23b", "mistralai/mixtral-8x22b"),
+        ("zephir", "zephyr"),
         ("mixtral-8x22b", "mistralai/mixtral-8x22b"),
         ("mistralai/mixtrl", "mistralai/mixtral-8x22b"),
         ("gpt-4o-mini", "openai/gpt-4o-mini"),
