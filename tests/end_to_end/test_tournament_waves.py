@@ -70,6 +70,11 @@ def test_two_to_one_with_two_outstanding_goes_on(daemon, upstream):
     assert [chat["outcome"] for chat in upstream.chats()] == ["completed"] * 5
 
 
+def test_two_to_none_with_two_outstanding_goes_on_for_they_could_make_a_tie(daemon):
+    verdict = ask(daemon, f"one:{YES}", f"two:{YES}", f"three:{LATE_NO}", f"four:{LATE_NO}", latency="fast")
+    assert said(verdict) == ("dispute", None, "none", ())
+
+
 def test_three_to_none_of_five_stops_and_ends_what_runs_at_once(daemon, upstream):
     five = (f"one:{YES}", f"two:{YES}", f"three:{LATE_YES}", f"four:{SLOW}", f"five:{SILENT}")
     began = time.time()
