@@ -249,6 +249,7 @@ class TournamentActor(Actor):
             emit=call.emit,
         )
         scored = await self._scored(call.params, panel, contest, played, jury)
+        scored.flags = sorted({*scored.flags, *jury.flags})
         call.emit(Decided(scored.status, "deadline" if played.cut else "decided" if played.early else "heard"))
         return self._verdict(panel, contest, jury, scored)
 
@@ -302,8 +303,6 @@ class TournamentActor(Actor):
         if by_type is not None:
             status, how = by_type.status, agreement(by_type, models)
             flags, clusters = flags | set(by_type.flags), [group.slots for group in by_type.groups]
-        if jury.missing:
-            flags.add("degraded")
         return _Scored(status, how, sorted(flags), Outcome(answer, "none", slot) if answer else NOTHING, kind, clusters)
 
     # ---- the verdict
@@ -325,13 +324,14 @@ class TournamentActor(Actor):
             flags=list(scored.flags),
             needs_review=needs_review(scored.status, critical=panel.terms.critical),
             ballots=ballots,
-            missing=[*missing, *jury.missing],
+            missing=[*missing, *panel.left_out, *jury.missing],
             mode=panel.mode,
             cost_nano_usd=cost,
             bound_nano_usd=panel.bound,
             saved_nano_usd=self._saved(panel, contest),
             simulated=self._asking.all_simulated(seat.model for seat in panel.terms.members),
             usage=_usage(held.end for held in spent if held.end is not None),
+            lacks=list(dict.fromkeys(held.model for held in spent if held.end is not None and held.end.cost is None)),
         )
         agreed = next((group for group in scored.clusters if slot in group), ())
         return verdict, list(agreed)
