@@ -66,6 +66,11 @@ class Held:
         self.end: AttemptEnd | None = None
 
     @property
+    def model(self) -> str:
+        """The id of the model that is asked."""
+        return self._reserve.start.model
+
+    @property
     def usage_id(self) -> str:
         """The attempt's id."""
         return self._reserve.start.usage_id

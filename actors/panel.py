@@ -17,7 +17,7 @@ from actors.rules.candidates import Target, World
 from actors.rules.consensus import FEWEST_LIVE, Rule
 from actors.rules.contract import with_contract
 from actors.rules.judge_chats import comparison_chat, fusing_chat, grouping_chat
-from actors.rules.judging import Candidate, pairs, two_orders
+from actors.rules.judging import MOST_CALLS, Candidate, is_own, most_calls, most_judges, two_orders
 from actors.rules.matrix import Task, known, known_task
 from actors.rules.members import choose_aggregator, choose_judges, choose_members, default_mode
 from actors.rules.orchestrator import ANY_TASK, Wishes
@@ -31,7 +31,7 @@ from protocols.model import ModelInfo
 from protocols.money import NanoUSD
 from protocols.session import Preferences
 from protocols.settings import Mode
-from protocols.tournament import AnswerSpec, Progress, ReadReliability, Seat, Terms, Tournament
+from protocols.tournament import AnswerSpec, Missing, Progress, ReadReliability, Seat, Terms, Tournament
 
 SHOWN = 4000
 """Characters of an answer that a judge is shown at most; fewer where more would cost more than is held."""
@@ -44,6 +44,12 @@ BEST = 3
 
 CRITICAL_JUDGES = 3
 """Judges of a critical task; another has one."""
+
+MOST_GROUPING = 2
+"""Judges that are held to group the answers of a vote: one does, and the next where it fails."""
+
+NOT_LOCAL = "it is not local, and only local models fit the budget"
+OWN_ANSWER = "a judge does not judge its own model's answer"
 
 
 class TournamentCall(Struct):
@@ -80,7 +86,8 @@ class Bid(Struct):
 class Panel(Struct, kw_only=True):
     """Who takes part. `bids` of members and bench by slot; `judging` those of judges by model, `fusing` the aggregator's.
 
-    `absent` are members that were named and can't be asked, with why; `seed` decides every order that must not mean anything.
+    `absent` are members that were named and can't be asked, with why; `left_out` those that a tight budget does not pay for, `unheard` judges
+    and an aggregator that can't be asked. `seed` decides every order that must not mean anything.
     """
 
     tournament_id: str
@@ -95,6 +102,8 @@ class Panel(Struct, kw_only=True):
     fusing: Bid | None
     seed: int
     absent: dict[int, QuorumError] = field(default_factory=dict)
+    left_out: list[Missing] = field(default_factory=list)
+    unheard: list[Missing] = field(default_factory=list)
 
     @property
     def seats(self) -> dict[int, Seat]:
@@ -122,7 +131,10 @@ class Narrower(Struct, frozen=True):
 
 
 class _Convening(Struct, kw_only=True):
-    """What is known while a panel is convened."""
+    """What is known while a panel is convened.
+
+    State: the members that are left out, and judges and aggregator that can't be asked, so far.
+    """
 
     call: TournamentCall
     preferences: Preferences
@@ -133,6 +145,9 @@ class _Convening(Struct, kw_only=True):
     critical: bool
     tournament_id: str
     models: Sequence[ModelInfo]
+    local_only: bool
+    left_out: list[Missing] = field(default_factory=list)
+    unheard: list[Missing] = field(default_factory=list)
 
 
 class Panels:
@@ -174,6 +189,8 @@ class Panels:
             fusing=None,
             seed=int.from_bytes(hashlib.sha256(about.tournament_id.encode()).digest()[:8]),
             absent=absent,
+            left_out=about.left_out,
+            unheard=about.unheard,
         )
         await self._add_judging(about, panel)
         return panel
@@ -197,7 +214,15 @@ class Panels:
             critical=params.task_type in preferences.tournament.critical_tasks,
             tournament_id=call.tournament_id or self._ids.next(),
             models=[m for m in world.models if m.local or not narrower.local_only],
+            local_only=narrower.local_only,
         )
+
+    async def _named(self, about: _Convening, names: Iterable[str], left_out: list[Missing]) -> list[str]:
+        """The models that these names mean; those that may not be asked are added to `left_out`."""
+        targets = [(await self._planner.named(name, None))[0] for name in names]
+        local = [target for target in targets if not about.local_only or about.world.is_local(target)]
+        left_out += [Missing(str(target), "not_local", NOT_LOCAL) for target in targets if target not in local]
+        return list(map(str, local))
 
     # ---- members
 
@@ -205,9 +230,8 @@ class Panels:
         """Members, and who stands in for those that fail: nobody where members are named."""
         params, infos = about.call.params, {model.id: model for model in about.models}
         if params.members is not None:
-            named = [str((await self._planner.named(name, None))[0]) for name in params.members]
-            kept = [model for model in named if model in infos or len(about.models) == len(about.world.models)]
-            return [_seat(about.world, slot, model, infos.get(model)) for slot, model in enumerate(kept)], []
+            named = await self._named(about, params.members, about.left_out)
+            return [_seat(about.world, slot, model, infos.get(model)) for slot, model in enumerate(named)], []
         reliability = await self._record.call(ReadReliability(params.task_type))
         n = params.n or about.preferences.tournament.num_models
         team = choose_members(about.models, about.task, n, reliability, about.wishes)
@@ -294,34 +318,50 @@ class Panels:
         said = about.call.params.judge
         if said is not None:
             names = [said] if isinstance(said, str) else said
-            return [str((await self._planner.named(name, None))[0]) for name in names]
+            return list(dict.fromkeys(await self._named(about, names, about.unheard)))
         wanted = CRITICAL_JUDGES if about.critical and mode != "vote" else 1
-        return _judges_for(about, seats, wanted)
+        return _judges_for(about, seats, most_judges(wanted, len(seats)))
 
     async def _add_judging(self, about: _Convening, panel: Panel) -> None:
-        """The bids of judges and aggregator, for answers that are not there yet. A judge that can't be asked is left out."""
+        """The bids of judges and aggregator, for answers that are not there yet. Who can't be asked is named in `unheard`."""
         candidates = [
             Candidate(seat.slot, seat.model, seat.family, TYPICAL, seat.quality) for seat in panel.terms.members
         ]
-        for judge, (chat, calls) in judge_chats(panel, candidates).items():
-            try:
-                first = await self._bid(about, replace(chat, model=judge), judges_preferences(about.preferences))
-            except QuorumError:
-                continue
-            panel.judging[judge] = [first, *(self._bid_of(about, first.prepared) for _ in range(calls - 1))]
+        for judge, calls in judge_calls(panel).items():
+            if panel.mode == "vote" and len(panel.judging) == MOST_GROUPING:
+                break
+            if bids := await self._judge(about, panel, _apart(_judging_chat(panel, candidates), judge), calls):
+                panel.judging[judge] = bids
         if panel.mode == "fuse":
             panel.fusing = await self._aggregator(about, panel, candidates)
 
+    async def _judge(self, about: _Convening, panel: Panel, chat: Chat, calls: int) -> list[Bid]:
+        judge = chat.model or ""
+        if not calls:
+            panel.unheard.append(Missing(judge, "own_answer", OWN_ANSWER))
+            return []
+        try:
+            first = await self._bid(about, chat, judges_preferences(about.preferences))
+        except QuorumError as fault:
+            panel.unheard.append(Missing(judge, fault.code, fault.message))
+            return []
+        return [first, *(self._bid_of(about, first.prepared) for _ in range(calls - 1))]
+
     async def _aggregator(self, about: _Convening, panel: Panel, candidates: Sequence[Candidate]) -> Bid | None:
         params = about.call.params
-        named = None if params.aggregator is None else str((await self._planner.named(params.aggregator, None))[0])
-        model = named or choose_aggregator(about.models, about.task, about.wishes)
+        if params.aggregator is not None:
+            model = next(iter(await self._named(about, [params.aggregator], panel.unheard)), None)
+        elif (model := choose_aggregator(about.models, about.task, about.wishes)) is None:
+            panel.unheard.append(
+                Missing("aggregator", NoEligibleModel.code, "no model could be asked to write the answer")
+            )
         if model is None:
             return None
         chat = fusing_chat(panel.question, candidates, BEST, SHOWN, panel.seed, params.max_tokens)
         try:
             return await self._bid(about, _apart(chat, model), about.preferences)
-        except QuorumError:
+        except QuorumError as fault:
+            panel.unheard.append(Missing(model, fault.code, fault.message))
             return None
 
 
@@ -330,18 +370,28 @@ def _judges_for(about: _Convening, seats: Sequence[Seat], wanted: int) -> list[s
     return choose_judges(about.models, taken, families, wanted, about.wishes)
 
 
-def judge_chats(panel: Panel, candidates: Sequence[Candidate]) -> dict[str, tuple[Chat, int]]:
-    """For each judge what one of its calls is like, and how many there will be."""
-    if len(candidates) < FEWEST_LIVE or not panel.judges:
-        return {}
+def judge_calls(panel: Panel) -> dict[str, int]:
+    """How often each judge is asked at most, whoever stands in for whom; 0 for one that had only its own model's answers to judge.
+
+    Raises BadRequest where that is too often.
+    """
+    members, bench = [seat.model for seat in panel.terms.members], [seat.model for seat in panel.terms.bench]
     if panel.mode == "vote":
-        order, _ = two_orders(candidates, panel.seed)
-        return {panel.judges[0]: (_apart(grouping_chat(panel.question, order, SHOWN, panel.seed), None), 2)}
-    calls: dict[str, int] = {}
-    for comparison in pairs(candidates, panel.judges, panel.seed):
-        calls[comparison.judge] = calls.get(comparison.judge, 0) + 1
-    chat = _apart(comparison_chat(panel.question, candidates[0], candidates[1], SHOWN, panel.seed), None)
-    return {judge: (chat, count) for judge, count in calls.items()}
+        return {judge: 0 if is_own(judge, members) else 2 for judge in panel.judges}
+    calls = {judge: most_calls(judge, members, bench) for judge in panel.judges}
+    if sum(calls.values()) > MOST_CALLS:
+        raise BadRequest(
+            f"{len(members)} answers and {len(calls)} judges are {sum(calls.values())} comparisons, at most {MOST_CALLS} are made; "
+            "name fewer judges (`judge`) or fewer members (`members`, `n`)"
+        )
+    return calls
+
+
+def _judging_chat(panel: Panel, candidates: Sequence[Candidate]) -> Chat:
+    """What one call of a judge is like."""
+    if panel.mode == "vote":
+        return grouping_chat(panel.question, two_orders(candidates, panel.seed)[0], SHOWN, panel.seed)
+    return comparison_chat(panel.question, candidates[0], candidates[1], SHOWN, panel.seed)
 
 
 def judges_preferences(preferences: Preferences) -> Preferences:
@@ -400,6 +450,8 @@ def _in_order(seats: Sequence[Seat], bids: Mapping[int, Bid]) -> list[Seat]:
 
 
 def _how_to_get_more(about: _Convening) -> str:
+    if about.call.params.members is not None and about.local_only:
+        return f"of those named, {len(about.left_out)} are not local, and only local models fit the budget"
     if about.call.params.members is not None:
         return "name others (`members`)"
     return f"at the tier `{about.wishes.tier}` there are fewer: name `members`, take another tier, or add a provider"

@@ -70,7 +70,7 @@ async def _picked(
     return Scored(
         status=ranking.status,
         agreement=told(ranking),
-        flags=sorted({*ranking.flags, *jury.flags}),
+        flags=ranking.flags,
         answer=answer,
         kind=kind,
         slot=None if best is None or kind == "fused" else best.slot,

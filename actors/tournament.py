@@ -238,6 +238,7 @@ class TournamentActor(Actor):
             emit=call.emit,
         )
         scored = await score(panel, contest, played, jury, call.params.max_tokens)
+        scored.flags = sorted({*scored.flags, *jury.flags})
         call.emit(Decided(scored.status, "deadline" if played.cut else "decided" if played.early else "heard"))
         return self._verdict(panel, contest, jury, scored, cut=played.cut), list(scored.agreed)
 
@@ -267,13 +268,14 @@ class TournamentActor(Actor):
             flags=list(scored.flags),
             needs_review=needs_review(scored.status, critical=panel.terms.critical),
             ballots=ballots,
-            missing=[*missing, *jury.missing],
+            missing=[*missing, *panel.left_out, *jury.missing],
             mode=panel.mode,
             cost_nano_usd=cost,
             bound_nano_usd=panel.bound,
             saved_nano_usd=self._saved(panel, contest, cut=cut),
             simulated=self._asking.all_simulated(seat.model for seat in panel.terms.members),
             usage=_usage(held.end for held in spent if held.end is not None),
+            lacks=list(dict.fromkeys(held.model for held in spent if held.end is not None and held.end.cost is None)),
         )
 
     def _winner(self, panel: Panel, scored: Scored) -> str | None:

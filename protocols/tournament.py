@@ -23,7 +23,7 @@ and those who agree are of >= 2 families. `majority`: more than half of those la
 
 Flag = Literal["degraded", "early_stopped", "shrunk", "same_family", "vetoed", "deadline"]
 
-"""`degraded`: a member asked for gave no answer that counts. `early_stopped`: more ballots would have changed no winner, so they were not
+"""`degraded`: a member asked for gave no answer that counts, or a judge or aggregator no word. `early_stopped`: more ballots would have changed no winner, so they were not
 paid for. `shrunk`: fewer asked than wanted, for the budget. `same_family`: those who agree are of one family, as far as is known.
 `vetoed`: a ballot gives the answer that one is enough to block with. `deadline`: time was up."""
 
@@ -96,7 +96,12 @@ class Agreement(Struct, frozen=True):
 
 
 class Missing(Struct, frozen=True):
-    """A member whose ballot does not count: the fault's code, `unparsed` or `cancelled`, and what was wrong."""
+    """A member whose ballot does not count, or a judge or aggregator whose word does not: the code, and what was wrong.
+
+    The code is the fault's; `unparsed`: nothing was read in its reply; `cancelled`; `cut`: its reply ended at `max_tokens`; `own_answer`: a
+    judge of its own model's answer; `inconsistent`: a judge that says another thing when the order changes; `not_local`: left out, for
+    only local models fit the budget.
+    """
 
     model: str
     code: str
@@ -104,7 +109,11 @@ class Missing(Struct, frozen=True):
 
 
 class Verdict(Struct, kw_only=True):
-    """Result of `tournament`. Costs in nano-dollars, `usage` is that of all who were asked, `simulated` says that nobody real was; `missing` are members whose ballot does not count, each with why."""
+    """Result of `tournament`. Costs in nano-dollars, `usage` is that of all who were asked, `simulated` says that nobody real was.
+
+    `missing` are members whose ballot does not count, and judges and aggregators whose word does not, each with why. `lacks` are models
+    that were asked although nobody knows their price: it is in neither cost nor bound.
+    """
 
     tournament_id: str
     status: Status
@@ -122,6 +131,7 @@ class Verdict(Struct, kw_only=True):
     saved_nano_usd: NanoUSD
     usage: Usage = field(default_factory=lambda: Usage(0, 0, 0, 0, "estimate"))
     simulated: bool = False
+    lacks: list[str] = field(default_factory=list)
 
 
 MOST_MEMBERS = 16

@@ -8,6 +8,7 @@ two orders; one that groups them differently the second time has not understood 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from itertools import permutations
@@ -27,6 +28,9 @@ Partition = tuple[tuple[int, ...], ...]
 """Slots whose answers say the same, largest group first, then by the lowest slot."""
 
 NOTHING = Fraction(0)
+
+MOST_CALLS = 240
+"""Calls of all judges of one tournament: what one judge is asked about sixteen answers, each pair in both orders."""
 
 
 class Candidate(Struct, frozen=True):
@@ -93,11 +97,39 @@ def pairs(candidates: Sequence[Candidate], judges: Iterable[str], seed: int) -> 
     """
     calls: list[Comparison] = []
     for judge in dict.fromkeys(judges):
-        others = [each for each in candidates if identity(each.model) != identity(judge)]
+        others = [each for each in candidates if not is_own(judge, [each.model])]
         orders = [(one.slot, other.slot) for one, other in permutations(others, 2)]
         orders.sort(key=lambda slots: _drawn(seed, judge, *slots))
         calls += [Comparison(judge, first, second) for first, second in orders]
     return tuple(calls)
+
+
+def is_own(judge: str, models: Iterable[str]) -> bool:
+    """Whether a judge (all are model ids) is one of these models, also at another provider."""
+    return identity(judge) in map(identity, models)
+
+
+def most_calls(judge: str, members: Sequence[str], bench: Sequence[str]) -> int:
+    """The calls of a judge in the worst line-up, by model ids: as many candidates as members, as few of them as can be its own model."""
+    others = [model for model in (*members, *bench) if not is_own(judge, [model])]
+    n = min(len(members), len(others))
+    return n * (n - 1)
+
+
+def most_judges(wanted: int, n: int) -> int:
+    """How many judges may be asked about `n` candidates: as many as are wanted, if `MOST_CALLS` are enough for them."""
+    return max(min(wanted, MOST_CALLS // max(n * (n - 1), 1)), 1)
+
+
+def held_for(comparisons: Iterable[Comparison], calls: Mapping[str, int]) -> tuple[Comparison, ...]:
+    """Of each judge the first that it has so many `calls` for."""
+    asked = Counter[str]()
+    kept: list[Comparison] = []
+    for each in comparisons:
+        if asked[each.judge] < calls.get(each.judge, 0):
+            asked[each.judge] += 1
+            kept.append(each)
+    return tuple(kept)
 
 
 def tally(

@@ -164,7 +164,7 @@ def _facts(verdict: Verdict) -> Iterator[tuple[str, str]]:
 def _cost(verdict: Verdict) -> str:
     """The cost against its bound, what was saved, and whose price is in neither."""
     cost, bound, saved = (verdict[f"{what}_nano_usd"] for what in ("cost", "bound", "saved"))
-    unpriced = [ballot["model"] for ballot in verdict["ballots"] if _is_unpriced(ballot)]
+    unpriced = verdict.get("lacks", ())
     against = f"of at most {money(bound)}" if cost <= bound else f"although at most {money(bound)} was held"
     said = [f"{money(cost)} {against}" if cost or bound or unpriced else "free"]
     if saved:
@@ -172,7 +172,3 @@ def _cost(verdict: Verdict) -> str:
     if unpriced:
         said.append(f"without {named(unpriced)}, whose price nobody knows")
     return "; ".join(said)
-
-
-def _is_unpriced(ballot: Mapping[str, Any]) -> bool:
-    return ballot["status"] in {"ok", "unparsed"} and ballot["cost_nano_usd"] is None

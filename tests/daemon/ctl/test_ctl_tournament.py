@@ -315,11 +315,10 @@ class TestThePicture:
         assert f"\n{line}" in ctl("ask", "hi").stdout
 
     def test_says_whose_price_is_in_no_sum(self, daemon, ctl):
-        outcome = told("yes", "yes", None, cost_nano_usd=0, bound_nano_usd=0, saved_nano_usd=0)
-        for each in outcome.ballots:
-            each.cost_nano_usd = None
+        lacks = {"lacks": ["openai:a", "far:judge"]}
+        outcome = told("yes", "yes", None, cost_nano_usd=0, bound_nano_usd=0, saved_nano_usd=0, **lacks)
         daemon.table["tournament"] = outcome
-        line = "cost: $0.00 of at most $0.00; without openai:a, anthropic:b, whose price nobody knows"
+        line = "cost: $0.00 of at most $0.00; without openai:a, far:judge, whose price nobody knows"
         assert line in ctl("ask", "hi").stdout.splitlines()
 
     def test_what_is_not_shown_takes_no_room_on_a_line(self):
