@@ -92,11 +92,6 @@ class Jury:
         raised: dict[Flag, bool] = {"degraded": bool(self.missing), "deadline": bool(self._late)}
         return {flag for flag, up in raised.items() if up}
 
-    @property
-    def flags(self) -> set[Flag]:
-        """What it has to say of the whole."""
-        return {"degraded"} if self.missing else set()
-
     async def ranking(self, candidates: Sequence[Candidate], *, failed: int, cut: bool) -> Ranking:
         """Which answer is best, as far as the judges say before the time is over."""
         panel = self._panel
