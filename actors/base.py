@@ -237,6 +237,7 @@ class Actor(pykka.Actor):
             self._work = set()
         self._work.add(task)
         task.add_done_callback(self._work.discard)
+        task.add_done_callback(lambda _: work.close())  # one that was cancelled before its first step was never awaited
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         try:

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 
 import pytest
 from structlog.testing import capture_logs
@@ -410,3 +411,16 @@ async def test_order_is_kept_among_inline_and_queued_messages(scribe):
         for text in sent:
             await send(text)
         assert await scribe.call(Notes()) == sent
+
+
+class Busybody(Actor):
+    """Begins work as it opens."""
+
+    async def opening(self):
+        self.spawn(asyncio.sleep(3600))
+
+
+async def test_work_of_an_actor_that_is_stopped_before_it_began_is_let_go_without_a_word(actors):
+    for _ in range(20):
+        await actors.stop(await actors.start(Busybody))
+    gc.collect()  # a coroutine that nobody awaited would be told of now, and warnings are errors
