@@ -14,9 +14,10 @@ from actors.base import Actor, Ref, Wait, handles
 from actors.budget import BudgetActor
 from actors.clock import MICRO, Clock, Ids
 from actors.contest import Contest
+from actors.convening import Panels
 from actors.group import GroupHold
 from actors.jury import Jury
-from actors.panel import Bid, Narrower, Panel, Panels, TournamentCall
+from actors.panel import Bid, Narrower, Panel, TournamentCall
 from actors.planner import Planner
 from actors.record import Record
 from actors.rules.consensus import FEWEST_LIVE, needs_review

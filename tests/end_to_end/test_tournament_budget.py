@@ -10,7 +10,22 @@ import running_daemon
 import several
 import simulated_provider
 from running_daemon import Daemon, JsonLines, priced, provider, watch
-from several import BOUND, COST, FAILS, LATE_YES, SILENT, TOKEN_NANO, YES, ask, asked, balanced, refused, said, says
+from several import (
+    BOUND,
+    COST,
+    FAILS,
+    LATE_YES,
+    SILENT,
+    TOKEN_NANO,
+    YES,
+    ask,
+    asked,
+    balanced,
+    missing,
+    refused,
+    said,
+    says,
+)
 from simulated_provider import Provider
 
 TOGETHER, FIT = 20, 8
@@ -170,17 +185,34 @@ def test_local_only_asks_the_models_that_are_free(upstream):
         assert "shrunk" in chosen["flags"]
 
 
-@pytest.mark.parametrize(
-    "members",
-    [{"members": FOUR}, {"members": [*FOUR, *HOME], "mode": "pick", "judge": JUDGE}],
-    ids=["members", "judge"],
-)
-def test_local_only_without_enough_that_is_free_is_refused_with_both_reasons(members, upstream):
-    with limited(upstream, BOUND, home="judge" in members) as daemon:
-        fault = refused(daemon, on_tight_budget="local_only", **members)
+def test_local_only_without_enough_that_is_free_is_refused_with_both_reasons(upstream):
+    with limited(upstream, BOUND, home=True) as daemon:
+        fault = refused(daemon, *FOUR, HOME[0], on_tight_budget="local_only")
         assert fault["code"] == "budget_exceeded"
+        assert "of those named, 4 are not local" in fault["message"]
         assert fault["detail"]["limit_nano_usd"] == BOUND
         assert upstream.chats() == []
+
+
+def test_local_only_goes_by_where_a_model_runs_and_not_by_who_lists_it(upstream):
+    unlisted = tuple(f"{name.partition(':')[0]}:{says('yes', latency_ms=2)}" for name in HOME)
+    with limited(upstream, BOUND // 2, home=True) as daemon:
+        assert not {model["id"] for model in daemon.call("models")["models"]} & set(unlisted)
+        verdict = ask(daemon, *FOUR[:2], *unlisted, on_tight_budget="local_only")
+        assert {ballot["model"] for ballot in verdict["ballots"]} == set(unlisted)
+        assert missing(verdict) == dict.fromkeys(FOUR[:2], "not_local")
+        assert "degraded" not in verdict["flags"]  # they were left out for the budget
+
+
+@pytest.mark.parametrize("mode", ["pick", "fuse"])
+def test_local_only_leaves_out_judges_and_aggregators_that_are_paid_and_names_them(mode, upstream):
+    with limited(upstream, BOUND // 2, home=True) as daemon:
+        scribe = {"aggregator": FOUR[1]} if mode == "fuse" else {}
+        verdict = ask(daemon, *HOME, mode=mode, answer=None, judge=JUDGE, on_tight_budget="local_only", **scribe)
+        assert (verdict["status"], verdict["answer_kind"]) == ("unscored", "selected")
+        assert missing(verdict) == dict.fromkeys((JUDGE, *scribe.values()), "not_local")
+        assert verdict["flags"] == ["degraded", "shrunk"]
+        assert len(upstream.chats()) == len(HOME)
 
 
 def test_ask_is_answered_with_a_token_that_is_good_for_one_tournament_and_leaves_an_audit_row(upstream):

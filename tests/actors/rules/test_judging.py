@@ -10,16 +10,22 @@ from hypothesis import strategies as st
 
 from actors.rules.consensus import Count, Rule, found
 from actors.rules.judging import (
+    MOST_CALLS,
     Candidate,
     Comparison,
     grouped,
     grouped_votes,
+    held_for,
+    is_own,
+    most_calls,
+    most_judges,
     pairs,
     shuffled,
     tally,
     told,
     two_orders,
 )
+from protocols.tournament import MOST_MEMBERS
 
 MODELS = ("openai:gpt-4o", "anthropic:claude-haiku-5-5", "ollama:qwen3:32b", "mistral:mistral-large")
 FAMILIES = ("openai", "anthropic", "qwen", "mistral")
@@ -110,6 +116,66 @@ def test_which_of_a_pair_comes_first_at_first_is_shuffled_too():
 def test_who_arrives_first_changes_no_sequence():
     those = candidates(4)
     assert pairs(those, JUDGES, 5) == pairs(those[::-1], JUDGES, 5)
+
+
+# ---- how many calls that are
+
+LINE_UPS = {
+    "none of them is its own": ("far:one", MODELS[:3], (), 6),
+    "one is its own, and nobody stands in": (MODELS[0], MODELS[:3], (), 2),
+    "one is its own, and another stands in for it": (MODELS[0], MODELS[:3], MODELS[3:], 6),
+    "one is its own, and only its twin stands in": (MODELS[0], MODELS[:3], ("client:desk:gpt-4o",), 2),
+    "its own stands in": (MODELS[3], MODELS[:3], MODELS[3:], 6),
+    "it has but one to judge": (MODELS[0], MODELS[:2], (), 0),
+    "all are its own": (MODELS[0], (MODELS[0], MODELS[0]), (), 0),
+}
+
+
+@pytest.mark.parametrize("what", LINE_UPS)
+def test_a_judge_s_calls_are_counted_for_the_worst_line_up(what):
+    judge, members, bench, calls = LINE_UPS[what]
+    assert most_calls(judge, members, bench) == calls
+
+
+@given(st.sampled_from([*MODELS, *JUDGES]), st.data())
+def test_no_line_up_asks_a_judge_more_often_than_was_counted(judge, data):
+    members = data.draw(st.lists(st.sampled_from(MODELS), min_size=2, max_size=5))
+    bench = data.draw(st.lists(st.sampled_from(MODELS), max_size=3))
+    line_up = data.draw(st.permutations([*members, *bench]))[: data.draw(st.integers(0, len(members)))]
+    those = [Candidate(slot, each, None, "text") for slot, each in enumerate(line_up)]
+    assert len(pairs(those, [judge], 1)) <= most_calls(judge, members, bench)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "n", "judges"),
+    [(1, 2, 1), (3, 3, 3), (3, 9, 3), (3, 10, 2), (3, 11, 2), (3, 12, 1), (3, 16, 1), (1, 1, 1)],
+)
+def test_no_more_judges_are_chosen_than_may_be_asked(wanted, n, judges):
+    assert most_judges(wanted, n) == judges
+
+
+def test_one_judge_of_the_largest_tournament_may_be_asked():
+    assert MOST_CALLS == MOST_MEMBERS * (MOST_MEMBERS - 1)
+
+
+def test_only_comparisons_that_are_held_for_are_made():
+    calls = pairs(candidates(3), JUDGES[:2], 1)
+    kept = held_for(calls, {JUDGES[0]: 2, JUDGES[1]: 100})
+    assert kept == (*calls[:2], *calls[6:])
+    assert held_for(calls, {}) == ()
+
+
+@pytest.mark.parametrize(
+    ("judge", "models", "own"),
+    [
+        ("openai:gpt-4o", MODELS, True),
+        ("client:desk:gpt-4o", MODELS, True),
+        ("far:one", MODELS, False),
+        ("far:one", (), False),
+    ],
+)
+def test_a_model_is_its_own_judge_at_whatever_provider(judge, models, own):
+    assert is_own(judge, models) is own
 
 
 # ---- what one judge says of a pair
