@@ -165,6 +165,10 @@ class Tournament(Params):
         """The checks that a type can't say; msgspec turns a ValueError into a fault that names the place."""
         if bool(self.messages) == (self.prompt is not None):
             raise ValueError("give either `messages` or `prompt`")
+        if self.prompt is not None and not self.prompt.strip():
+            raise ValueError("`prompt` is empty; ask something")
+        if self.messages and all(message.role != "user" for message in self.messages):
+            raise ValueError("`messages` has none of the role `user`, so nothing is asked")
         if self.members is not None and len(self.members) < 2:  # noqa: PLR2004  one alone is no tournament
             raise ValueError("`members` names two models or more; one alone is a `chat`")
         if self.members is not None and self.n is not None and self.n != len(self.members):

@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from actors.rules.canonical import Canonical, canonical
+from actors.rules.canonical.choice import distinct
 from actors.rules.consensus import Finding, Vote, agreement, found, needs_review, unscored
 from actors.rules.contract import extract
 from actors.rules.verdict import LATE, asked_by, counted, first, outcome, rule_of
@@ -135,6 +136,8 @@ def _spec(stored: Stored, change: Replay) -> AnswerSpec | None:
     spec = AnswerSpec(type=change.answer) if isinstance(change.answer, str) else change.answer or stored.spec
     if spec is not None and spec.type == "choice" and not spec.choices:
         raise BadRequest("`answer` of the type choice names its `choices`")
+    if spec is not None and not distinct(spec.choices):
+        raise BadRequest("two of the `answer.choices` are the same, or one is empty; name each once")
     return spec
 
 

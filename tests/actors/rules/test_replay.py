@@ -265,6 +265,7 @@ def test_what_a_judge_decided_is_evaluated_only_in_another_way(mode):
         ({"threshold": "1/3"}, "more than 1/2"),
         ({"veto": "perhaps"}, "an answer of the type bool"),
         ({"answer": "choice"}, "`choices`"),
+        ({"answer": AnswerSpec(type="choice", choices=("yes", "yes "))}, "are the same"),
         ({"answer": AnswerSpec(type="number", tolerance=float("inf"))}, "tolerance"),
     ],
 )
