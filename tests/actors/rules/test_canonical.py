@@ -553,7 +553,11 @@ def test_what_python_cannot_parse_or_what_is_too_deep_is_no_code(code):
 
 def test_long_python_is_compared_by_its_text_alone_so_that_it_costs_no_time():
     code = "x = 1\n" * 2_000
-    assert key(code, "code", language="python") == key(code.replace("\n", "  \n"), "code", language="python") == code.strip()
+    assert (
+        key(code, "code", language="python")
+        == key(code.replace("\n", "  \n"), "code", language="python")
+        == code.strip()
+    )
     assert key(code.replace(" ", ""), "code", language="python") != key(code, "code", language="python")
     assert key("x = 1\n" * 10, "code", language="python").startswith("python:")
     spec = AnswerSpec(type="code", language="python")
@@ -637,8 +641,18 @@ def test_short_text_is_its_words_without_case_article_and_quotes(said, locale, m
         "!" * 8_000,
         " " * 1_000_000,
         "```\n" * 250_000,
+        "\n".join(["`" * marks for marks in range(160, 2, -1)] + ["`" * marks for marks in range(3, 161)]),
     ],
-    ids=["brackets", "digits", "long text", "marks to sort", "exclamation marks", "spaces", "fences"],
+    ids=[
+        "brackets",
+        "digits",
+        "long text",
+        "marks to sort",
+        "exclamation marks",
+        "spaces",
+        "fences",
+        "fences in fences",
+    ],
 )
 def test_hostile_text_is_no_answer(kind, hostile):
     assert key(hostile, kind, language="python", choices=("A", "B")) is None
