@@ -236,7 +236,7 @@ def _ballot_row(one: str, ballot: Ballot) -> Row:
         SQL["put_ballot"],
         (
             *(one, ballot.slot, ballot.model, ballot.family, ballot.status, answer, _end(ballot.text), ballot.cluster),
-            *(ballot.why, ballot.cost_nano_usd, latency, ballot.usage_id, ballot.round),
+            *(ballot.why, ballot.cost_nano_usd, latency, ballot.usage_id, ballot.round, ballot.arrived),
         ),
     )
 
@@ -311,7 +311,7 @@ def _row(row: Sequence[Any]) -> TournamentRow:
 
 
 def _ballot(row: Sequence[Any]) -> Ballot:
-    slot, model, family, status, answer, text, cluster, why, cost, latency, usage_id, wave = row
+    slot, model, family, status, answer, text, cluster, why, cost, latency, usage_id, wave, arrived = row
     return Ballot(
         slot=slot,
         model=model,
@@ -325,4 +325,5 @@ def _ballot(row: Sequence[Any]) -> Ballot:
         latency_ms=None if latency is None else latency / 1000,
         usage_id=usage_id,
         round=wave,
+        arrived=arrived,
     )

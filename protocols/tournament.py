@@ -53,7 +53,7 @@ class Ballot(Struct, kw_only=True):
     """One member's answer. `answer` is its canonical form as it is shown, None unless `status` is ok; `cluster` counts from 0.
 
     `why` says what went wrong: the fault's code, or that no answer was found in `text`. `round` is the wave that it was asked in, from 1;
-    0 for a member that could not be asked.
+    0 for a member that could not be asked. `arrived` counts the ballots as they came, from 1; 0 for one that did not come.
     """
 
     slot: int
@@ -68,6 +68,7 @@ class Ballot(Struct, kw_only=True):
     latency_ms: float | None = None
     usage_id: str | None = None
     round: int = 0
+    arrived: int = 0
 
 
 class Cluster(Struct, frozen=True):

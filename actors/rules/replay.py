@@ -1,6 +1,6 @@
 """A tournament evaluated anew from its stored ballots, with another threshold, mode or answer type. Pure: nobody is called.
 
-What moves no stop is evaluated where it stopped. Else members are asked again in the waves of `waves.step`, and each ballot comes as
+What moves no stop is evaluated where it stopped, and a race by the order in which its ballots came. Else members are asked again in the waves of `waves.step`, and each ballot comes as
 long after its launch as it did then. A member of whom
 no answer is stored (it was cancelled, or never asked) comes last and counts as failed: nobody knows what it would have said.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -44,6 +44,16 @@ UNHEARD = frozenset({"cancelled", "running"})
 """Ballots without anything that their member said."""
 
 
+class Arrival(NamedTuple):
+    """When a ballot came: milliseconds after its launch, and its place among all, from 1."""
+
+    after_ms: float
+    place: int
+
+
+NEVER = Arrival(LAST_MS, 0)
+
+
 class Setting(Struct, frozen=True):
     """What a replay goes by."""
 
@@ -63,23 +73,24 @@ def replayed(stored: Stored, change: Replay) -> Replayed:
 
 
 def play(
-    asked: Asked, votes: Mapping[int, Vote], arrivals: Mapping[int, float], *, absent: frozenset[int], cut: bool
+    asked: Asked, votes: Mapping[int, Vote], arrivals: Mapping[int, Arrival], *, absent: frozenset[int], cut: bool
 ) -> Played:
-    """Plays to the stop. `arrivals`: milliseconds from a slot's launch to its ballot.
+    """Plays to the stop. `arrivals`: when a slot's ballot comes after its launch.
 
     `absent` could not be asked. `cut`: who comes last was cut at the deadline.
     """
-    standing, coming, now = Standing(failed=absent), list[tuple[float, int]](), 0.0
+    standing, coming, now = Standing(failed=absent), list[tuple[float, int, int]](), 0.0
     while True:
         match step(asked, standing):
             case Launch(slots):
                 for slot in slots:
-                    heappush(coming, (now + arrivals.get(slot, LAST_MS), slot))
+                    after_ms, place = arrivals.get(slot, NEVER)
+                    heappush(coming, (now + after_ms, place, slot))
                 standing = replace(standing, running=standing.running | set(slots))
             case Wait():
                 if cut and coming[0][0] >= LAST_MS:
                     return Played(standing, cut=True)
-                now, slot = heappop(coming)
+                now, _, slot = heappop(coming)
                 standing = standing.after(slot, votes.get(slot))
             case Stop(_, early):
                 return Played(standing, early)
@@ -90,7 +101,7 @@ def _played(stored: Stored, setting: Setting, votes: Mapping[int, Vote]) -> Play
     if stored.verdict is not None and _stops_alike(stored, setting):
         return _as_it_went(stored, stored.verdict, votes)
     absent = frozenset(b.slot for b in stored.ballots if b.status == "failed" and b.round == 0)
-    return play(_asked(setting), votes, _arrivals(stored), absent=absent, cut=_was_cut(stored))
+    return play(_asked(setting), votes, _coming(stored, setting), absent=absent, cut=_was_cut(stored))
 
 
 def _stops_alike(stored: Stored, setting: Setting) -> bool:
@@ -101,7 +112,7 @@ def _stops_alike(stored: Stored, setting: Setting) -> bool:
 
 def _as_it_went(stored: Stored, verdict: Verdict, votes: Mapping[int, Vote]) -> Played:
     arrivals = _arrivals(stored)
-    heard = sorted(arrivals, key=lambda slot: (arrivals[slot], slot))
+    heard = sorted(arrivals, key=lambda slot: (arrivals[slot].place, arrivals[slot].after_ms, slot))
     standing = Standing(
         votes=tuple(votes[slot] for slot in heard if slot in votes),
         running=frozenset(ballot.slot for ballot in stored.ballots if ballot.slot not in arrivals),
@@ -147,10 +158,17 @@ def _asked(setting: Setting) -> Asked:
     return asked_by(setting.terms, mode, rule_of(setting.terms, setting.spec))
 
 
-def _arrivals(stored: Stored) -> dict[int, float]:
-    """When each stored ballot came after its launch; one that was cut at the deadline never did."""
+def _arrivals(stored: Stored) -> dict[int, Arrival]:
+    """When each stored ballot came; one that was cut at the deadline never did."""
     heard = [ballot for ballot in stored.ballots if ballot.status not in UNHEARD and not _is_late(ballot, stored)]
-    return {ballot.slot: ballot.latency_ms or 0.0 for ballot in heard}
+    return {ballot.slot: Arrival(ballot.latency_ms or 0.0, ballot.arrived) for ballot in heard}
+
+
+def _coming(stored: Stored, setting: Setting) -> dict[int, Arrival]:
+    """When each comes in a replay: in a race that was one, who waited for a turn came later than its own time says."""
+    arrivals = _arrivals(stored)
+    placed = {slot: Arrival(0.0, arrival.place) for slot, arrival in arrivals.items() if arrival.place}
+    return placed if stored.tournament.mode == setting.mode == "race" and placed else arrivals
 
 
 def _was_cut(stored: Stored) -> bool:

@@ -343,7 +343,7 @@ FENCES = ["`" * marks for marks in range(1_400, 2, -1)]
         "```\n" * 250_000,
         "- a\n" * 250_000,
         "\n" * 1_000_000,
-        "\n".join(FENCES + ["yes"] + FENCES[::-1]),
+        "\n".join([*FENCES, "yes", *FENCES[::-1]]),
         "\n".join(f"ANSWER:\n```\nx = {n}\n```" for n in range(20)),
     ],
     ids=[

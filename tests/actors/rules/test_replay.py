@@ -106,6 +106,32 @@ def test_a_race_is_won_by_who_was_first_and_not_by_who_was_asked_first():
     assert [(m.model, m.code) for m in again.missing] == [(MODELS[0], "cancelled"), (MODELS[1], "cancelled")]
 
 
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [({}, "no"), ({"answer": "short_text"}, "no"), ({"answer": "short_text", "min_live": 3}, "no")],
+)
+def test_a_race_that_was_one_is_won_by_who_came_first_however_long_others_took_in_their_turn(change, answer):
+    kept = held("yn-n", mode="race", terms=terms(3, bench=1))
+    for each, (arrived, took) in zip(kept.ballots, [(3, 10.0), (2, 500.0), (1, 900.0), (4, 1.0)], strict=True):
+        each.arrived, each.latency_ms = arrived, took
+    again = replay(kept, **change).verdict
+    assert (again.answer, again.winner, again.answer_kind) == (answer, MODELS[1], "first")
+
+
+def test_who_could_not_be_asked_has_no_place_in_a_race():
+    kept = held("-yn", mode="race")
+    for each, (arrived, took, wave) in zip(kept.ballots, [(0, None, 0), (2, 1.0, 1), (1, 9.0, 1)], strict=True):
+        each.arrived, each.latency_ms, each.round = arrived, took, wave
+    assert replay(kept).verdict.winner == replay(kept, answer="short_text").verdict.winner == MODELS[2]
+
+
+def test_of_two_that_took_as_long_who_came_first_wins():
+    kept = held("yn")
+    for each, arrived in zip(kept.ballots, (2, 1), strict=True):
+        each.arrived, each.latency_ms = arrived, 10.0
+    assert replay(kept, mode="race").verdict.winner == MODELS[1]
+
+
 def test_who_was_never_asked_is_not_heard_and_counts_as_failed():
     kept = held("yn", terms=terms(3))
     again = replay(kept)
