@@ -298,9 +298,10 @@ class KeepBallot(Request[None], frozen=True):
 
 
 class CloseRecord(Request[None], frozen=True):
-    """Record: a tournament ended so; answered once that is durable. `agreed` are the slots whose ballot is the winner's.
+    """Record: a tournament ended so; answered once that is durable, or at once on a full disk: then it is kept, and written when there is space.
 
-    Where the status decides nothing they count for nothing, until a review. Raises LedgerReadonly.
+    `agreed` are the slots whose ballot is the winner's. Where the status decides nothing, or a judge chose among answers without a type,
+    they count for nothing, until a review.
     """
 
     verdict: Verdict
@@ -308,14 +309,14 @@ class CloseRecord(Request[None], frozen=True):
 
 
 class AbandonRecord(Request[None], frozen=True):
-    """Record: a tournament ended without a verdict: cancelled, refused, or the daemon stopped."""
+    """Record: a tournament ended without a verdict: cancelled, refused, or the daemon stopped; on a full disk as CloseRecord."""
 
     tournament_id: str
     why: str
 
 
 class Reliability(Struct, frozen=True):
-    """How often a model agreed with the outcome, of those that were decided or reviewed; `score` is smoothed: (agreed + 1) / (of + 2)."""
+    """How often a model agreed with the outcome, of those that its type or a vote decided, or a review; `score` is smoothed: (agreed + 1) / (of + 2)."""
 
     model: str
     agreed: int
@@ -330,7 +331,7 @@ class ReadReliability(Request[dict[str, Reliability]], frozen=True):
 
 
 State = Literal["running", "done", "unfinished"]
-"""`unfinished`: it was cancelled, or the daemon ended before it did."""
+"""`unfinished`: it has no verdict, or none that could be stored; `why` says what came between."""
 
 
 class TournamentRow(Struct, kw_only=True):

@@ -207,7 +207,7 @@ async def test_a_database_of_the_fourth_schema_keeps_every_row_and_has_room_for_
 async def test_tournaments_are_recorded_on_a_database_of_any_schema(tmp_path, version):
     schema_of(tmp_path, version) if version > 1 else first_schema(tmp_path)
     async with opened(tmp_path) as store, Supervisor() as actors:
-        record = await actors.start(lambda: Record(store, TurnedClock(), set()))
+        record = await actors.start(lambda: Record(store, TurnedClock(), {}))
         await record.call(OpenRecord(tournaments.opened()))
         ballots = (tournaments.ballot(0, "yes"), tournaments.ballot(1, "no"))
         await record.call(CloseRecord(tournaments.verdict(ballots=ballots), [0]))
