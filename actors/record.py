@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from actors.base import Actor, Wait, handles
 from actors.clock import Clock, rfc3339
+from actors.rules.replay import replayed
 from actors.rules.review import review
 from actors.rules.verdict import DECIDED
 from actors.store.audit import audit_row
@@ -36,6 +37,8 @@ from protocols.tournament import (
     ReadRecord,
     ReadReliability,
     Reliability,
+    Replayed,
+    ReplayRecord,
     Resolved,
     ResolveReview,
     Reviews,
@@ -63,7 +66,7 @@ class Record(Actor):
     """Keeps what tournaments say, and answers from it; how reliable models are is summed up in the same transactions.
 
     State: the tournaments of this process that are not written to their end, in `running`, which outlives a crash: each with its last rows
-    once it is over; whether these are tried again; the review under way.
+    once it is over; whether these are tried again; the review and the replay under way, which read long answers beside the loop.
     """
 
     def __init__(self, store: Store, clock: Clock, running: dict[str, list[Row]]) -> None:
@@ -73,6 +76,7 @@ class Record(Actor):
         self._running = running
         self._behind = False
         self._reviewing = asyncio.Lock()
+        self._reckoning = asyncio.Lock()
 
     def __repr__(self) -> str:
         over = sum(map(bool, self._running.values()))
@@ -221,6 +225,16 @@ class Record(Actor):
             verdict=None if verdict is None else msgspec.json.decode(verdict, type=Verdict),
         )
 
+    @handles(ReplayRecord)
+    def replay(self, request: ReplayRecord) -> Wait[Replayed]:
+        """The verdict by another rule."""
+        return Wait(self._replay(request))
+
+    async def _replay(self, request: ReplayRecord) -> Replayed:
+        stored = await self._stored(request.change.tournament_id, request.user)
+        async with self._reckoning:
+            return await asyncio.to_thread(replayed, stored, request.change)
+
     @handles(ResolveReview)
     def resolve(self, request: ResolveReview) -> Wait[Resolved]:
         """What was right, with an audit row, in one transaction; sums of reliability move by what that changes."""
@@ -233,7 +247,7 @@ class Record(Actor):
             row = stored.tournament
             if row.state == "running":
                 raise BadRequest(f"`{one}` still runs; review it when it is over")
-            right = review(asked.answer, stored.spec, stored.ballots)
+            right = await asyncio.to_thread(review, asked.answer, stored.spec, stored.ballots)
             now, answer = self._clock.now_us(), _start(right.answer, LONGEST_ANSWER)
             before = None if row.reviewed_answer is None else _text(row.reviewed_answer)
             subject = f"{row.user}: {one}"

@@ -474,6 +474,16 @@ class ReadRecord(Request["Stored"], frozen=True):
     user: str | None
 
 
+class ReplayRecord(Request[Replayed], frozen=True):
+    """Record: the verdict as it would have been, of one of `user` and the names below, None anybody's; one replay at a time.
+
+    Raises NotFound, BadRequest for what can't be evaluated so.
+    """
+
+    change: Replay
+    user: str | None
+
+
 class Stored(Struct, kw_only=True):
     """A tournament as it is stored, the result of `tournament.show`; the ballots stand beside the verdict, not in it."""
 

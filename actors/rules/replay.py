@@ -26,6 +26,7 @@ from protocols.settings import Mode
 from protocols.tournament import (
     CUT,
     AnswerSpec,
+    AnswerType,
     Ballot,
     Difference,
     Missing,
@@ -39,6 +40,9 @@ from protocols.tournament import (
 
 LAST_MS = 1e12
 """When one that is not stored comes, in milliseconds: after all that are."""
+
+SLOW: frozenset[AnswerType] = frozenset({"code", "json"})
+"""What takes long to be read again, and may be too long for it: its ballots are compared as they were then."""
 
 UNHEARD = frozenset({"cancelled", "running"})
 """Ballots without anything that their member said."""
@@ -183,20 +187,28 @@ def _is_late(ballot: Ballot, stored: Stored) -> bool:
 
 
 def _votes(stored: Stored, setting: Setting) -> dict[int, Vote]:
-    read = _reading(stored, setting.spec)
+    read = _reading(stored, setting)
     qualities = {seat.slot: seat.quality for seat in _seats(setting.terms)}
     answers = ((ballot, read(ballot)) for ballot in stored.ballots)
     return {b.slot: Vote(b.slot, a, b.family, qualities.get(b.slot, 0.0)) for b, a in answers if a is not None}
 
 
-def _reading(stored: Stored, spec: AnswerSpec | None) -> Callable[[Ballot], Canonical | None]:
+def _reading(stored: Stored, setting: Setting) -> Callable[[Ballot], Canonical | None]:
     """How an answer is found. By the same type it is what was found then; by another one it is sought in the text."""
+    spec = setting.spec
     if spec is None:
         judged = any(ballot.cluster is not None for ballot in stored.ballots)
         return lambda ballot: _as_judged(ballot, judged)
     if stored.spec is not None and replace(spec, tolerance=stored.spec.tolerance) == stored.spec:
+        if spec.type in SLOW and setting.terms.veto is None and _is_compared(stored):
+            return lambda ballot: _as_judged(ballot, judged=True)
         return lambda ballot: canonical(ballot.answer or "", spec) if ballot.status == "ok" else None
     return lambda ballot: extract(ballot.text, spec) if _is_whole(ballot) else None
+
+
+def _is_compared(stored: Stored) -> bool:
+    """Whether each answer has its cluster: then those of one are equal, and no two others are."""
+    return all(ballot.cluster is not None for ballot in stored.ballots if ballot.status == "ok")
 
 
 def _as_judged(ballot: Ballot, judged: bool) -> Canonical | None:

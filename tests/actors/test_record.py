@@ -8,7 +8,6 @@ from worlds import NOON, TurnedClock, rows, until
 
 from actors.ledger import last_id
 from actors.record import LOST, MOST_BEHIND, NO_ROOM, TRY_AGAIN_S, Record
-from actors.rules.replay import replayed
 from actors.store.sqlite import open_store
 from actors.supervise import Supervisor
 from protocols.audit import Actor
@@ -29,6 +28,7 @@ from protocols.tournament import (
     ReadReliability,
     Reliability,
     Replay,
+    ReplayRecord,
     ResolveReview,
     Reviews,
     Tournaments,
@@ -344,7 +344,12 @@ async def test_lists_are_newest_first_filtered_and_paged(world):
 )
 async def test_the_tournament_of_another_account_is_not_found(world, user, found):
     await world.disputed()
-    for ask in (lambda: world.read(user=user), lambda: world.review("yes", user=user)):
+    replay = ReplayRecord(Replay(tournament_id="t1"), user)
+    for ask in (
+        lambda: world.read(user=user),
+        lambda: world.review("yes", user=user),
+        lambda: world.record.call(replay),
+    ):
         if found:
             await ask()
         else:
@@ -518,6 +523,6 @@ async def test_a_replay_of_what_is_stored_is_what_was_found(world, seed):
     asked, ballots, told = played(random.Random(1000 + seed))
     await world.record.call(OpenRecord(asked))
     await world.record.call(CloseRecord(told, [0]))
-    again = replayed(await world.read(), Replay(tournament_id="t1"))
+    again = await world.record.call(ReplayRecord(Replay(tournament_id="t1"), "ana"))
     assert again.differs == []
     assert [each.slot for each in again.verdict.ballots] == [each.slot for each in ballots]

@@ -234,6 +234,40 @@ def test_another_tolerance_alone_reads_the_answers_and_not_the_texts():
     assert replay(kept, answer=AnswerSpec(type="number", unit="m", tolerance=0.1)).verdict.status == "failed"
 
 
+@pytest.mark.parametrize(
+    ("change", "clusters", "status"),
+    [
+        ({}, (0, 0, 1), "consensus"),
+        ({"threshold": "1"}, (0, 0, 1), "majority"),
+        ({"min_live": 3, "threshold": "1"}, (0, 0, 1), "majority"),
+        ({}, (0, 1, 2), "dispute"),
+        ({"min_live": 3}, (None, 0, 1), "unanimous"),
+        ({"min_live": 3, "answer": AnswerSpec(type="json", locale="de")}, (0, 0, 1), "unanimous"),
+    ],
+)
+def test_long_answers_are_compared_as_they_were_and_read_again_where_they_were_not(change, clusters, status):
+    kept = numbers("[1]", "[1]", "[1]", spec=AnswerSpec(type="json"))
+    for each, cluster in zip(kept.ballots, clusters, strict=True):
+        each.cluster = cluster
+    again = replay(kept, **change).verdict
+    assert again.status == status
+    assert {each.answer for each in again.ballots} <= {"[1]", None}
+
+
+def test_a_veto_is_read_with_the_answers_that_it_blocks():
+    kept = numbers("[1]", "[1]", "[2]", spec=AnswerSpec(type="json"))
+    for each, cluster in zip(kept.ballots, (0, 0, 1), strict=True):
+        each.cluster = cluster
+    assert replay(kept, veto="[2]").verdict.status == "dispute"
+
+
+def test_an_answer_whose_end_is_not_stored_still_agrees_as_it_did():
+    kept = numbers('["x…', '["x…', "[]", spec=AnswerSpec(type="json"))
+    for each, cluster in zip(kept.ballots, (0, 1, 1), strict=True):
+        each.cluster = cluster
+    assert replay(kept).verdict.winner == MODELS[1]
+
+
 def test_a_text_that_is_not_whole_is_no_answer_of_another_type():
     kept = numbers("12", "12", "12")
     kept.ballots[0].text = CUT + kept.ballots[0].text
