@@ -158,7 +158,7 @@ class Record(Actor):
     async def _close(self, verdict: Verdict, agreed: list[int]) -> None:
         one = verdict.tournament_id
         rows = [_ballot_row(one, ballot) for ballot in verdict.ballots]
-        if _tells_who_agrees(verdict):
+        if agreed and _tells_who_agrees(verdict):
             rows.append((SQL["count_ballots"], (one, _text(agreed))))
         kept = _bounded(verdict)
         row = (one, kept.status, kept.answer, _text(kept), kept.cost_nano_usd, int(kept.needs_review))

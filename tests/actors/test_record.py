@@ -395,6 +395,11 @@ async def test_what_a_judge_chose_counts_by_its_type_or_once_it_is_reviewed(worl
     assert await world.sums() == {MODELS[0]: (1, 2), MODELS[1]: (1, 2), MODELS[2]: (1, 2)}
 
 
+async def test_an_answer_that_is_no_members_counts_for_nobody_and_against_nobody(world):
+    await world.held(agreed=(), told={"mode": "fuse", "winner": None, "answer_kind": "fused"}, mode="fuse")
+    assert await world.sums() == {}
+
+
 async def test_a_vote_that_a_judge_grouped_counts(world):
     await world.held(told={"agreement": CHOSEN}, spec=None)
     assert await world.sums() == {MODELS[0]: (1, 1), MODELS[1]: (1, 1), MODELS[2]: (0, 1)}

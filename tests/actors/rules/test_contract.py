@@ -175,7 +175,7 @@ def test_the_last_line_in_the_contracts_form_or_a_reply_that_is_the_answer_is_a_
         "It seems so:\n````\n```\nANSWER: yes\n````",
         "```\nx\n```\n```\nANSWER: yes\n```",
         "ANSWER: perhaps\nANSWER: possibly\nANSWER: likely\nANSWER: yes",
-        "yes" + " " * 2_000 + ".",
+        "```\n" + "\n" * 2_000 + "yes\n```",
         "ANSWER:\n```\nyes\n```\nor so",
         "ANSWER:\n```\nyes",
         "<think>ANSWER: yes",

@@ -118,6 +118,17 @@ def test_a_race_that_was_one_is_won_by_who_came_first_however_long_others_took_i
     assert (again.answer, again.winner, again.answer_kind) == (answer, MODELS[1], "first")
 
 
+def test_a_race_that_is_not_changed_gives_the_winner_that_is_stored():
+    kept = held("yny", mode="race")
+    for each, (arrived, took) in zip(kept.ballots, [(0, None), (1, 500.0), (2, 1.0)], strict=True):
+        each.arrived, each.latency_ms = arrived, took
+    kept.ballots[0].status = "cancelled"
+    kept.verdict = verdict(ballots=tuple(kept.ballots), mode="race", answer="no", winner=MODELS[1])
+    again = replay(kept)
+    assert (again.verdict.answer, again.verdict.winner) == ("no", MODELS[1])
+    assert not {"answer", "winner"} & differs(again).keys()
+
+
 def test_who_could_not_be_asked_has_no_place_in_a_race():
     kept = held("-yn", mode="race")
     for each, (arrived, took, wave) in zip(kept.ballots, [(0, None, 0), (2, 1.0, 1), (1, 9.0, 1)], strict=True):
