@@ -64,7 +64,7 @@ class Run(Struct):
 class Contest:
     """The members of one tournament.
 
-    State: where it stands, the runs by slot and their tasks, how many waves there were, and whether time is up.
+    State: where it stands, the runs by slot and their tasks, how many waves and ballots there were, and whether time is up.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Contest:
         self._tasks: dict[asyncio.Task[Reply], int] = {}
         self._absent = {s.slot: panel.absent[s.slot] for s in panel.terms.members if s.slot in panel.absent}
         self._standing = Standing(failed=frozenset(self._absent))
-        self._round = 0
+        self._round = self._arrived = 0
         self._late = False
 
     def __repr__(self) -> str:
@@ -203,7 +203,8 @@ class Contest:
         if run.ballot.status != "cancelled" and not (
             self._late and error is not None
         ):  # else it stands as one that ran
-            answer, seat = run.answer, run.seat
+            answer, seat, self._arrived = run.answer, run.seat, self._arrived + 1
+            run.ballot.arrived = self._arrived
             vote = None if answer is None else Vote(seat.slot, answer, seat.family, seat.quality)
             self._standing = self._standing.after(run.seat.slot, vote)
         self._tell(run.ballot)

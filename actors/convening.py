@@ -15,6 +15,7 @@ from actors.panel import BEST, OWN_ANSWER, SHOWN, Bid, Narrower, Panel, Tourname
 from actors.planner import Planner, Prepared
 from actors.record import Record
 from actors.rules.candidates import World
+from actors.rules.canonical.choice import distinct
 from actors.rules.consensus import FEWEST_LIVE
 from actors.rules.contract import with_contract
 from actors.rules.judge_chats import comparison_chat, fusing_chat, grouping_chat
@@ -331,6 +332,8 @@ def _spec(params: Tournament) -> AnswerSpec | None:
     spec = AnswerSpec(type=params.answer) if isinstance(params.answer, str) else params.answer
     if spec is not None and spec.type == "choice" and len(spec.choices) < 2:  # noqa: PLR2004  of one there is no choice
         raise BadRequest('`answer` of the type choice names its choices: {"type": "choice", "choices": ["A", "B"]}')
+    if spec is not None and not distinct(spec.choices):
+        raise BadRequest("two of the `answer.choices` are the same, or one is empty; name each once")
     return spec
 
 

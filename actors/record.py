@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -12,12 +13,13 @@ from msgspec.structs import replace
 
 from actors.base import Actor, Wait, handles
 from actors.clock import Clock, rfc3339
+from actors.rules.replay import replayed
 from actors.rules.review import review
 from actors.rules.verdict import DECIDED
 from actors.store.audit import audit_row
 from actors.store.queries import load
 from actors.store.sqlite import Row, Store
-from protocols.errors import BadRequest, NotFound, QuorumError
+from protocols.errors import BadRequest, LedgerReadonly, NotFound, QuorumError
 from protocols.tournament import (
     CUT,
     LONGEST_ANSWER,
@@ -35,6 +37,8 @@ from protocols.tournament import (
     ReadRecord,
     ReadReliability,
     Reliability,
+    Replayed,
+    ReplayRecord,
     Resolved,
     ResolveReview,
     Reviews,
@@ -47,9 +51,13 @@ from protocols.tournament import (
 
 SQL = load("record", first=700)
 
-LOST = "the daemon ended before it did"
+LOST = "the daemon ended before its verdict was stored"
+NO_ROOM = "its verdict could not be stored"
 TRY_AGAIN_S = 30.0
-"""Seconds between tries to write down what an earlier process left, while the disk is full."""
+"""Seconds between tries to write what could not be written, while the disk is full."""
+
+MOST_BEHIND = 256
+"""Verdicts that wait for space in memory, each of a megabyte at most; those above are left unfinished."""
 
 log = structlog.get_logger("record")
 
@@ -57,41 +65,67 @@ log = structlog.get_logger("record")
 class Record(Actor):
     """Keeps what tournaments say, and answers from it; how reliable models are is summed up in the same transactions.
 
-    State: the tournaments of this process that run, in `running`, which outlives a crash; the review under way.
+    State: the tournaments of this process that are not written to their end, in `running`, which outlives a crash: each with its last rows
+    once it is over; whether these are tried again; the review and the replay under way, which read long answers beside the loop.
     """
 
-    def __init__(self, store: Store, clock: Clock, running: set[str]) -> None:
+    def __init__(self, store: Store, clock: Clock, running: dict[str, list[Row]]) -> None:
         super().__init__()
         self._store = store
         self._clock = clock
         self._running = running
+        self._behind = False
         self._reviewing = asyncio.Lock()
+        self._reckoning = asyncio.Lock()
 
     def __repr__(self) -> str:
-        return f"<Record {len(self._running)} running>"
+        over = sum(map(bool, self._running.values()))
+        return f"<Record {len(self._running) - over} running{f', {over} to be written' if over else ''}>"
 
     async def opening(self) -> None:
         """What runs by the record and not in this process was left by an earlier one. A full disk must not keep the daemon from starting."""
         await self._store.written()
         try:
-            await self._leave_unfinished()
+            await self._catch_up()
         except QuorumError as error:
-            log.warning("record_stays_behind", why=str(error))
-            self.spawn(self._leave_later())
+            self._try_later(error)
+
+    async def _catch_up(self) -> None:
+        """Writes what could not be written. Raises QuorumError."""
+        for one, rows in list(self._running.items()):
+            if rows:
+                await self._submit_last(one, rows)
+        await self._leave_unfinished()
+
+    async def _submit_last(self, one: str, rows: list[Row]) -> None:
+        """Its last rows; of rows that no database takes, only that it is over. Raises QuorumError."""
+        try:
+            await self._store.submit(*rows)
+        except LedgerReadonly:
+            raise
+        except QuorumError:
+            self._running[one] = [_left_row(one, NO_ROOM)]
+            raise
+        self._running.pop(one, None)
 
     async def _leave_unfinished(self) -> None:
         lost = [one for (one,) in await self._store.read(SQL["running"]) if one not in self._running]
         if lost:
-            await self._store.submit(*((SQL["leave_unfinished"], (one, LOST)) for one in lost))
+            await self._store.submit(*(_left_row(one, LOST) for one in lost))
             log.info("tournaments_unfinished", tournaments=len(lost))
 
-    async def _leave_later(self) -> None:
-        while True:
+    def _try_later(self, error: QuorumError) -> None:
+        log.warning("record_stays_behind", why=str(error), try_again_s=TRY_AGAIN_S)
+        if not self._behind:
+            self._behind = True
+            self.spawn(self._catch_up_later())
+
+    async def _catch_up_later(self) -> None:
+        while self._behind:
             await self._clock.sleep(TRY_AGAIN_S)
-            try:
-                return await self._leave_unfinished()
-            except QuorumError:
-                continue
+            with suppress(QuorumError):
+                await self._catch_up()
+                self._behind = False
 
     # ---- as it goes
 
@@ -101,11 +135,11 @@ class Record(Actor):
         return Wait(self._open(request.opened))
 
     async def _open(self, opened: Opened) -> None:
-        self._running.add(opened.tournament_id)
+        self._running[opened.tournament_id] = []
         try:
             await self._store.submit(_opened_row(opened))
         except QuorumError:
-            self._running.discard(opened.tournament_id)
+            self._running.pop(opened.tournament_id, None)
             raise
 
     @handles(KeepBallot)
@@ -124,25 +158,31 @@ class Record(Actor):
     async def _close(self, verdict: Verdict, agreed: list[int]) -> None:
         one = verdict.tournament_id
         rows = [_ballot_row(one, ballot) for ballot in verdict.ballots]
-        if verdict.status in DECIDED:
+        if agreed and _tells_who_agrees(verdict):
             rows.append((SQL["count_ballots"], (one, _text(agreed))))
         kept = _bounded(verdict)
         row = (one, kept.status, kept.answer, _text(kept), kept.cost_nano_usd, int(kept.needs_review))
-        try:
-            await self._store.submit(*rows, (SQL["close"], row))
-        finally:
-            self._running.discard(one)
+        await self._end(one, [*rows, (SQL["close"], row)])
 
     @handles(AbandonRecord)
     def abandon(self, request: AbandonRecord) -> Wait[None]:
         """No verdict came of it."""
-        return Wait(self._abandon(request))
+        return Wait(self._end(request.tournament_id, [_left_row(request.tournament_id, request.why)]))
 
-    async def _abandon(self, request: AbandonRecord) -> None:
+    async def _end(self, one: str, rows: list[Row]) -> None:
+        """Its last rows, now or, after a warning, when there is space: who asked hears its verdict in any case."""
+        if self._running.get(one):
+            return
+        if sum(map(bool, self._running.values())) >= MOST_BEHIND and self._behind:
+            rows = [_left_row(one, NO_ROOM)]
+        self._running[one] = rows
         try:
-            await self._store.submit((SQL["leave_unfinished"], (request.tournament_id, request.why)))
-        finally:
-            self._running.discard(request.tournament_id)
+            await self._submit_last(one, rows)
+        except QuorumError as error:
+            self._try_later(error)
+        except asyncio.CancelledError:
+            self._running.pop(one, None)
+            raise
 
     # ---- afterwards
 
@@ -185,6 +225,16 @@ class Record(Actor):
             verdict=None if verdict is None else msgspec.json.decode(verdict, type=Verdict),
         )
 
+    @handles(ReplayRecord)
+    def replay(self, request: ReplayRecord) -> Wait[Replayed]:
+        """The verdict by another rule."""
+        return Wait(self._replay(request))
+
+    async def _replay(self, request: ReplayRecord) -> Replayed:
+        stored = await self._stored(request.change.tournament_id, request.user)
+        async with self._reckoning:
+            return await asyncio.to_thread(replayed, stored, request.change)
+
     @handles(ResolveReview)
     def resolve(self, request: ResolveReview) -> Wait[Resolved]:
         """What was right, with an audit row, in one transaction; sums of reliability move by what that changes."""
@@ -197,7 +247,7 @@ class Record(Actor):
             row = stored.tournament
             if row.state == "running":
                 raise BadRequest(f"`{one}` still runs; review it when it is over")
-            right = review(asked.answer, stored.spec, stored.ballots)
+            right = await asyncio.to_thread(review, asked.answer, stored.spec, stored.ballots)
             now, answer = self._clock.now_us(), _start(right.answer, LONGEST_ANSWER)
             before = None if row.reviewed_answer is None else _text(row.reviewed_answer)
             subject = f"{row.user}: {one}"
@@ -213,6 +263,16 @@ class Record(Actor):
 def _sides(live: Sequence[Ballot], slots: Sequence[int]) -> tuple[list[str], list[str]]:
     """The models whose ballots agree, and the others."""
     return [b.model for b in live if b.slot in slots], [b.model for b in live if b.slot not in slots]
+
+
+def _tells_who_agrees(verdict: Verdict) -> bool:
+    """Whether its outcome says of each member whether it was right: one whose answer a judge liked less need not be wrong."""
+    is_chosen = verdict.mode in {"pick", "fuse"} and verdict.agreement.method != "canonical"
+    return verdict.status in DECIDED and not is_chosen
+
+
+def _left_row(one: str, why: str) -> Row:
+    return SQL["leave_unfinished"], (one, why)
 
 
 def _opened_row(opened: Opened) -> Row:
@@ -236,7 +296,7 @@ def _ballot_row(one: str, ballot: Ballot) -> Row:
         SQL["put_ballot"],
         (
             *(one, ballot.slot, ballot.model, ballot.family, ballot.status, answer, _end(ballot.text), ballot.cluster),
-            *(ballot.why, ballot.cost_nano_usd, latency, ballot.usage_id, ballot.round),
+            *(ballot.why, ballot.cost_nano_usd, latency, ballot.usage_id, ballot.round, ballot.arrived),
         ),
     )
 
@@ -311,7 +371,7 @@ def _row(row: Sequence[Any]) -> TournamentRow:
 
 
 def _ballot(row: Sequence[Any]) -> Ballot:
-    slot, model, family, status, answer, text, cluster, why, cost, latency, usage_id, wave = row
+    slot, model, family, status, answer, text, cluster, why, cost, latency, usage_id, wave, arrived = row
     return Ballot(
         slot=slot,
         model=model,
@@ -325,4 +385,5 @@ def _ballot(row: Sequence[Any]) -> Ballot:
         latency_ms=None if latency is None else latency / 1000,
         usage_id=usage_id,
         round=wave,
+        arrived=arrived,
     )

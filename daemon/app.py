@@ -44,7 +44,7 @@ from actors.session import Sessions
 from actors.settings import SettingsActor
 from actors.store.dispatched import Dispatched, boot_id, open_dispatched
 from actors.store.price_book import PriceBook, open_price_book
-from actors.store.sqlite import Store, open_store
+from actors.store.sqlite import Row, Store, open_store
 from actors.supervise import Supervisor
 from actors.tokenizer import open_tokenizer
 from actors.tournament import TournamentActor
@@ -137,7 +137,7 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
             pool = await actors.start(lambda: ProviderPool(actors, sources, transports["probes"], events, clock))
             choice_watchers: dict[Ref[Any], None] = {}
             users = await actors.start(lambda: Users(store, clock, choice_watchers))
-            tournaments_running: set[str] = set()
+            tournaments_running: dict[str, list[Row]] = {}
             record = await actors.start(lambda: Record(store, clock, tournaments_running))
             sessions = await actors.start(lambda: Sessions(actors, settings, users, clock))
             planner = Planner(

@@ -53,7 +53,7 @@ class Ballot(Struct, kw_only=True):
     """One member's answer. `answer` is its canonical form as it is shown, None unless `status` is ok; `cluster` counts from 0.
 
     `why` says what went wrong: the fault's code, or that no answer was found in `text`. `round` is the wave that it was asked in, from 1;
-    0 for a member that could not be asked.
+    0 for a member that could not be asked. `arrived` counts the ballots as they came, from 1; 0 for one that did not come.
     """
 
     slot: int
@@ -68,6 +68,7 @@ class Ballot(Struct, kw_only=True):
     latency_ms: float | None = None
     usage_id: str | None = None
     round: int = 0
+    arrived: int = 0
 
 
 class Cluster(Struct, frozen=True):
@@ -178,6 +179,10 @@ class Tournament(Params):
         """The checks that a type can't say; msgspec turns a ValueError into a fault that names the place."""
         if bool(self.messages) == (self.prompt is not None):
             raise ValueError("give either `messages` or `prompt`")
+        if self.prompt is not None and not self.prompt.strip():
+            raise ValueError("`prompt` is empty; ask something")
+        if self.messages and all(message.role != "user" for message in self.messages):
+            raise ValueError("`messages` has none of the role `user`, so nothing is asked")
         if self.members is not None and len(self.members) < 2:  # noqa: PLR2004  one alone is no tournament
             raise ValueError("`members` names two models or more; one alone is a `chat`")
         if self.members is not None and self.n is not None and self.n != len(self.members):
@@ -306,9 +311,10 @@ class KeepBallot(Request[None], frozen=True):
 
 
 class CloseRecord(Request[None], frozen=True):
-    """Record: a tournament ended so; answered once that is durable. `agreed` are the slots whose ballot is the winner's.
+    """Record: a tournament ended so; answered once that is durable, or at once on a full disk: then it is kept, and written when there is space.
 
-    Where the status decides nothing they count for nothing, until a review. Raises LedgerReadonly.
+    `agreed` are the slots whose ballot is the winner's. Where the status decides nothing, or a judge chose among answers without a type,
+    they count for nothing, until a review.
     """
 
     verdict: Verdict
@@ -316,14 +322,14 @@ class CloseRecord(Request[None], frozen=True):
 
 
 class AbandonRecord(Request[None], frozen=True):
-    """Record: a tournament ended without a verdict: cancelled, refused, or the daemon stopped."""
+    """Record: a tournament ended without a verdict: cancelled, refused, or the daemon stopped; on a full disk as CloseRecord."""
 
     tournament_id: str
     why: str
 
 
 class Reliability(Struct, frozen=True):
-    """How often a model agreed with the outcome, of those that were decided or reviewed; `score` is smoothed: (agreed + 1) / (of + 2)."""
+    """How often a model agreed with the outcome, of those that its type or a vote decided, or a review; `score` is smoothed: (agreed + 1) / (of + 2)."""
 
     model: str
     agreed: int
@@ -338,7 +344,7 @@ class ReadReliability(Request[dict[str, Reliability]], frozen=True):
 
 
 State = Literal["running", "done", "unfinished"]
-"""`unfinished`: it was cancelled, or the daemon ended before it did."""
+"""`unfinished`: it has no verdict, or none that could be stored; `why` says what came between."""
 
 
 class TournamentRow(Struct, kw_only=True):
@@ -478,6 +484,16 @@ class ReadRecord(Request["Stored"], frozen=True):
     """Record: one tournament with its ballots; `user` and the names below, None anybody's. Raises NotFound."""
 
     tournament_id: str
+    user: str | None
+
+
+class ReplayRecord(Request[Replayed], frozen=True):
+    """Record: the verdict as it would have been, of one of `user` and the names below, None anybody's; one replay at a time.
+
+    Raises NotFound, BadRequest for what can't be evaluated so.
+    """
+
+    change: Replay
     user: str | None
 
 

@@ -113,6 +113,7 @@ def played(rng: random.Random) -> tuple[Opened, tuple[Ballot, ...], Verdict]:
         now, running = due[slot], standing.running - {slot}
         answer = rng.choice(["yes", "yes", "yes", "no", None, ""])
         cast = ballot(slot, answer or None, latency_ms=ballots[slot].latency_ms, round=len(standing.launched))
+        cast.arrived = 1 + max(each.arrived for each in ballots.values())
         if answer:
             vote = Vote(slot, Canonical(answer, answer), cast.family)
             standing = Standing(votes=(*standing.votes, vote), running=running, failed=standing.failed)

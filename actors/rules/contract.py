@@ -1,19 +1,21 @@
 """The answer contract: how a member is told to write its answer, and how the answer is taken out of its reply. Pure.
 
 A reply ends with one line of its own, `ANSWER: ...`. It is text, because not every provider knows `response_format`, and
-Anthropic refuses `json_object`. A vote is what stands in that form, or a reply that is nothing but the answer; never a mention.
+Anthropic refuses `json_object`. A vote is what stands in that form, or a reply that is nothing but the answer; never a mention, nor
+an example in a fenced block, unless that block is the whole reply.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 from msgspec.structs import replace
 
-from actors.rules.canonical import Canonical, canonical
+from actors.rules.canonical import Canonical, canonical, longest
 from actors.rules.canonical.items import BULLET
 from actors.rules.canonical.locales import decimal_mark
 from actors.rules.canonical.text import folded, one_line, unfenced, unwrapped
@@ -27,17 +29,40 @@ _LINE = re.compile(
 )
 """The contract's line, also as Markdown writes it. In a quotation (`> ANSWER: yes`) or a sentence it is none."""
 
-_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})", re.MULTILINE)
-_CLOSING_FENCE = re.compile(r"\n[ \t]*(?:`{3,}|~{3,})\s*\Z")
+_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})([^\n]*)$", re.MULTILINE)
 _MOST_LINES = 20
 """Lines of the contract's form in one reply; one with more is no answer, and costs no time."""
+
+_MOST_ANSWERS = 3
+"""Answers written differently in one reply; one with more is no answer: reading code or JSON takes up to a tenth of a second each."""
 
 _LONGEST_BARE = 80
 """Characters of a short text that may be a whole reply."""
 
+_AROUND = 1_000
+"""Characters that fences and white space may add to a reply that is nothing but its answer."""
+
 _SENTENCE_END = re.compile(r"[.!?;:]['\")\]]*\s|\?['\")\]]*\Z")
 _OF_ITSELF = re.compile(r"(?:i|i['’]m|i['’]d|i['’]ve|we|sorry|as an)\b.", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"<[^<>]*>")
+
+_NO_ANSWER = re.compile(
+    r"""
+    (?:(?:sorry|unfortunately),?\s)?
+    (?:
+        n\s?[/.]\s?a
+        | unknown | not\s(?:applicable|available|known|sure|certain|enough\s.*)
+        | no\s(?:idea|clue|answer)
+        | insufficient\s(?:information|data|context|evidence).*
+        | (?:(?:i|we|it)(?:\sam|\sare|\sis|'m|'re|'s)?\s)?
+          (?:not\ssure | (?:unable|not\sable|impossible)\sto\s(?:determine|tell|say|answer|decide|know|verify)\b.*)
+        | (?:(?:i|we|it)\s)?(?:do\snot|don't|can\s?not|can't|could\snot|couldn't)\s
+          (?:be\s)?(?:determined?|know|tell|say|answer(?:ed)?|decided?|verif(?:y|ied)|known)\b.*
+    )
+    """,
+    re.VERBOSE,
+)
+"""What says in English that no answer is known; `none` and `undefined` are answers. Other languages are not read."""
 
 _FORMS: dict[AnswerType, Callable[[AnswerSpec], str]] = {
     "bool": lambda _: "`yes` or `no`",
@@ -54,6 +79,7 @@ _FORMS: dict[AnswerType, Callable[[AnswerSpec], str]] = {
 """What follows `ANSWER: `, by type."""
 
 _LIST = {"[": "]", "{": "}"}
+_IN_WORDS: frozenset[AnswerType] = frozenset(("short_text", "set"))
 _IN_A_BLOCK: frozenset[AnswerType] = frozenset(("json", "code"))
 
 
@@ -78,12 +104,17 @@ def extract(reply: str, spec: AnswerSpec) -> Canonical | None:
     Reasoning in <think> is no part of the reply. Never raises.
     """
     text = _spoken(one_line(reply))
+    whole = None if spec.type == "code" else unfenced(text)
+    text = text if whole is None else whole
     lines = list(islice(_LINE.finditer(text), _MOST_LINES + 1))
     if len(lines) > _MOST_LINES:
         return None
+    fenced = _fenced(text, lines)
     if spec.type == "code":
-        lines = [line for line in lines if not _is_in_fence(text, line.start())]
-    return _last(text, lines, spec) if lines else _bare(text, spec)
+        lines = [line for line in lines if line not in fenced]
+    if not lines:
+        return _bare(text, spec)
+    return None if lines[-1] in fenced else _last(text, lines, spec)
 
 
 def _told(chat: Chat, instruction: str) -> Chat:
@@ -111,16 +142,17 @@ def _spoken(text: str) -> str:
 
 def _last(text: str, lines: list[re.Match[str]], spec: AnswerSpec) -> Canonical | None:
     """The answer of the last line, if nothing follows it and no earlier line contradicts it."""
-    if _is_in_fence(text, lines[-1].start()):
-        text = _CLOSING_FENCE.sub("", text)
     ends = [line.start() for line in lines[1:]] + [len(text)]
     *earlier, (answer, after) = [
         _taken(line, text[line.end() : end], spec) for line, end in zip(lines, ends, strict=True)
     ]
-    vote = _vote(answer, spec)
-    if vote is None or after.strip():
+    others = {other for other, _ in earlier} - {answer}
+    if after.strip() or len(others) >= _MOST_ANSWERS:
         return None
-    votes = (_vote(other, spec) for other, _ in earlier)
+    vote = _vote(answer, spec)
+    if vote is None:
+        return None
+    votes = (_vote(other, spec) for other in others)
     return vote if all(other is None or other.key == vote.key for other in votes) else None
 
 
@@ -129,7 +161,15 @@ def _vote(answer: str, spec: AnswerSpec) -> Canonical | None:
     inside = unfenced(answer)
     if (spec.type == "code" and inside is None) or _PLACEHOLDER.fullmatch(answer.strip()):
         return None
-    return canonical(answer if inside is None else inside, spec)
+    return _known(canonical(answer if inside is None else inside, spec), spec)
+
+
+def _known(found: Canonical | None, spec: AnswerSpec) -> Canonical | None:
+    """The answer, unless it says in words that there is none."""
+    if found is None or spec.type not in _IN_WORDS:
+        return found
+    said = found.key.removeprefix('["').removesuffix('"]') if spec.type == "set" else found.key
+    return None if _NO_ANSWER.fullmatch(said) else found
 
 
 def _taken(line: re.Match[str], below: str, spec: AnswerSpec) -> tuple[str, str]:
@@ -170,15 +210,36 @@ def _bulleted(said: str) -> tuple[str, str]:
     return "\n".join(lines[:count]), "\n".join(lines[count:])
 
 
-def _is_in_fence(text: str, at: int) -> bool:
-    return len(_FENCE.findall(text, 0, at)) % 2 == 1
+def _fenced(text: str, lines: list[re.Match[str]]) -> list[re.Match[str]]:
+    """The lines that stand in a fenced block, or after a fence that never closes."""
+    blocks = list(_blocks(text)) if lines else []
+    starts = [start for start, _ in blocks]
+    before = ((line, bisect_right(starts, line.start()) - 1) for line in lines)
+    return [line for line, at in before if at >= 0 and line.start() < blocks[at][1]]
+
+
+def _blocks(text: str) -> Iterator[tuple[int, int]]:
+    """Where fenced blocks begin and end, as CommonMark reads them."""
+    fence, start = "", 0
+    for match in _FENCE.finditer(text):
+        marks, info = match.groups()
+        if fence:
+            if marks.startswith(fence) and not info.strip():
+                yield start, match.end()
+                fence = ""
+        elif "`" not in info:
+            fence, start = marks, match.start()
+    if fence:
+        yield start, len(text)
 
 
 def _bare(text: str, spec: AnswerSpec) -> Canonical | None:
     """The answer, if the reply is nothing else."""
+    if len(text) > longest(spec.type) + _AROUND:
+        return None
     inside = unfenced(text)
     body = (text if inside is None else inside).strip("\n")
-    found = canonical(body, spec)
+    found = _known(canonical(body, spec), spec)
     return found if found and _is_alone(body, inside is not None, spec.type) else None
 
 

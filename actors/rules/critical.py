@@ -20,9 +20,10 @@ SIMULATED = Warned("simulated", "this answer is simulated: no provider of models
 
 
 def is_plain(chat: Chat) -> bool:
-    """Whether several models may answer in place of one: nobody chose a model, and nothing is wanted that has one answer's form alone."""
+    """Whether several models may answer in place of one: a user asks, nobody chose a model, and nothing is wanted that has one answer's form alone."""
     chosen = chat.model or chat.provider or chat.hint
-    return not (chosen or chat.tools or chat.response_format or chat.stop or chat.seed is not None)
+    is_asked = any(message.role == "user" for message in chat.messages)
+    return is_asked and not (chosen or chat.tools or chat.response_format or chat.stop or chat.seed is not None)
 
 
 def as_tournament(chat: Chat) -> Tournament:

@@ -1,6 +1,6 @@
 """A tournament evaluated anew from its stored ballots, with another threshold, mode or answer type. Pure: nobody is called.
 
-What moves no stop is evaluated where it stopped. Else members are asked again in the waves of `waves.step`, and each ballot comes as
+What moves no stop is evaluated where it stopped, and a race by the order in which its ballots came. Else members are asked again in the waves of `waves.step`, and each ballot comes as
 long after its launch as it did then. A member of whom
 no answer is stored (it was cancelled, or never asked) comes last and counts as failed: nobody knows what it would have said.
 """
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from actors.rules.canonical import Canonical, canonical
+from actors.rules.canonical.choice import distinct
 from actors.rules.consensus import Finding, Vote, agreement, found, needs_review, unscored
 from actors.rules.contract import extract
 from actors.rules.verdict import LATE, asked_by, counted, first, outcome, rule_of
@@ -25,6 +26,7 @@ from protocols.settings import Mode
 from protocols.tournament import (
     CUT,
     AnswerSpec,
+    AnswerType,
     Ballot,
     Difference,
     Missing,
@@ -39,8 +41,21 @@ from protocols.tournament import (
 LAST_MS = 1e12
 """When one that is not stored comes, in milliseconds: after all that are."""
 
+SLOW: frozenset[AnswerType] = frozenset({"code", "json"})
+"""What takes long to be read again, and may be too long for it: its ballots are compared as they were then."""
+
 UNHEARD = frozenset({"cancelled", "running"})
 """Ballots without anything that their member said."""
+
+
+class Arrival(NamedTuple):
+    """When a ballot came: milliseconds after its launch, and its place among all, from 1."""
+
+    after_ms: float
+    place: int
+
+
+NEVER = Arrival(LAST_MS, 0)
 
 
 class Setting(Struct, frozen=True):
@@ -62,23 +77,24 @@ def replayed(stored: Stored, change: Replay) -> Replayed:
 
 
 def play(
-    asked: Asked, votes: Mapping[int, Vote], arrivals: Mapping[int, float], *, absent: frozenset[int], cut: bool
+    asked: Asked, votes: Mapping[int, Vote], arrivals: Mapping[int, Arrival], *, absent: frozenset[int], cut: bool
 ) -> Played:
-    """Plays to the stop. `arrivals`: milliseconds from a slot's launch to its ballot.
+    """Plays to the stop. `arrivals`: when a slot's ballot comes after its launch.
 
     `absent` could not be asked. `cut`: who comes last was cut at the deadline.
     """
-    standing, coming, now = Standing(failed=absent), list[tuple[float, int]](), 0.0
+    standing, coming, now = Standing(failed=absent), list[tuple[float, int, int]](), 0.0
     while True:
         match step(asked, standing):
             case Launch(slots):
                 for slot in slots:
-                    heappush(coming, (now + arrivals.get(slot, LAST_MS), slot))
+                    after_ms, place = arrivals.get(slot, NEVER)
+                    heappush(coming, (now + after_ms, place, slot))
                 standing = replace(standing, running=standing.running | set(slots))
             case Wait():
                 if cut and coming[0][0] >= LAST_MS:
                     return Played(standing, cut=True)
-                now, slot = heappop(coming)
+                now, _, slot = heappop(coming)
                 standing = standing.after(slot, votes.get(slot))
             case Stop(_, early):
                 return Played(standing, early)
@@ -89,7 +105,7 @@ def _played(stored: Stored, setting: Setting, votes: Mapping[int, Vote]) -> Play
     if stored.verdict is not None and _stops_alike(stored, setting):
         return _as_it_went(stored, stored.verdict, votes)
     absent = frozenset(b.slot for b in stored.ballots if b.status == "failed" and b.round == 0)
-    return play(_asked(setting), votes, _arrivals(stored), absent=absent, cut=_was_cut(stored))
+    return play(_asked(setting), votes, _coming(stored, setting), absent=absent, cut=_was_cut(stored))
 
 
 def _stops_alike(stored: Stored, setting: Setting) -> bool:
@@ -100,7 +116,7 @@ def _stops_alike(stored: Stored, setting: Setting) -> bool:
 
 def _as_it_went(stored: Stored, verdict: Verdict, votes: Mapping[int, Vote]) -> Played:
     arrivals = _arrivals(stored)
-    heard = sorted(arrivals, key=lambda slot: (arrivals[slot], slot))
+    heard = sorted(arrivals, key=lambda slot: (arrivals[slot].place, arrivals[slot].after_ms, slot))
     standing = Standing(
         votes=tuple(votes[slot] for slot in heard if slot in votes),
         running=frozenset(ballot.slot for ballot in stored.ballots if ballot.slot not in arrivals),
@@ -135,6 +151,8 @@ def _spec(stored: Stored, change: Replay) -> AnswerSpec | None:
     spec = AnswerSpec(type=change.answer) if isinstance(change.answer, str) else change.answer or stored.spec
     if spec is not None and spec.type == "choice" and not spec.choices:
         raise BadRequest("`answer` of the type choice names its `choices`")
+    if spec is not None and not distinct(spec.choices):
+        raise BadRequest("two of the `answer.choices` are the same, or one is empty; name each once")
     return spec
 
 
@@ -144,10 +162,17 @@ def _asked(setting: Setting) -> Asked:
     return asked_by(setting.terms, mode, rule_of(setting.terms, setting.spec))
 
 
-def _arrivals(stored: Stored) -> dict[int, float]:
-    """When each stored ballot came after its launch; one that was cut at the deadline never did."""
+def _arrivals(stored: Stored) -> dict[int, Arrival]:
+    """When each stored ballot came; one that was cut at the deadline never did."""
     heard = [ballot for ballot in stored.ballots if ballot.status not in UNHEARD and not _is_late(ballot, stored)]
-    return {ballot.slot: ballot.latency_ms or 0.0 for ballot in heard}
+    return {ballot.slot: Arrival(ballot.latency_ms or 0.0, ballot.arrived) for ballot in heard}
+
+
+def _coming(stored: Stored, setting: Setting) -> dict[int, Arrival]:
+    """When each comes in a replay: in a race that was one, who waited for a turn came later than its own time says."""
+    arrivals = _arrivals(stored)
+    placed = {slot: Arrival(0.0, arrival.place) for slot, arrival in arrivals.items() if arrival.place}
+    return placed if stored.tournament.mode == setting.mode == "race" and placed else arrivals
 
 
 def _was_cut(stored: Stored) -> bool:
@@ -162,20 +187,28 @@ def _is_late(ballot: Ballot, stored: Stored) -> bool:
 
 
 def _votes(stored: Stored, setting: Setting) -> dict[int, Vote]:
-    read = _reading(stored, setting.spec)
+    read = _reading(stored, setting)
     qualities = {seat.slot: seat.quality for seat in _seats(setting.terms)}
     answers = ((ballot, read(ballot)) for ballot in stored.ballots)
     return {b.slot: Vote(b.slot, a, b.family, qualities.get(b.slot, 0.0)) for b, a in answers if a is not None}
 
 
-def _reading(stored: Stored, spec: AnswerSpec | None) -> Callable[[Ballot], Canonical | None]:
+def _reading(stored: Stored, setting: Setting) -> Callable[[Ballot], Canonical | None]:
     """How an answer is found. By the same type it is what was found then; by another one it is sought in the text."""
+    spec = setting.spec
     if spec is None:
         judged = any(ballot.cluster is not None for ballot in stored.ballots)
         return lambda ballot: _as_judged(ballot, judged)
     if stored.spec is not None and replace(spec, tolerance=stored.spec.tolerance) == stored.spec:
+        if spec.type in SLOW and setting.terms.veto is None and _is_compared(stored):
+            return lambda ballot: _as_judged(ballot, judged=True)
         return lambda ballot: canonical(ballot.answer or "", spec) if ballot.status == "ok" else None
     return lambda ballot: extract(ballot.text, spec) if _is_whole(ballot) else None
+
+
+def _is_compared(stored: Stored) -> bool:
+    """Whether each answer has its cluster: then those of one are equal, and no two others are."""
+    return all(ballot.cluster is not None for ballot in stored.ballots if ballot.status == "ok")
 
 
 def _as_judged(ballot: Ballot, judged: bool) -> Canonical | None:

@@ -47,8 +47,10 @@ def _typed(said: str, spec: AnswerSpec, live: Sequence[Ballot]) -> Review:
     if right is None:
         raise BadRequest(f"`{_short(said)}` is no answer of this tournament: {_WANTED[spec.type](spec)}")
     tolerance = tolerance_of(spec)
-    given = [(ballot.slot, canonical(ballot.answer or "", spec)) for ballot in live]
-    return Review(right.shown, tuple(slot for slot, answer in given if answer and agrees(answer, right, tolerance)))
+    given = {answer: canonical(answer, spec) for answer in {ballot.answer or "" for ballot in live} - {right.shown}}
+    given[right.shown] = right
+    read = [(ballot.slot, given[ballot.answer or ""]) for ballot in live]
+    return Review(right.shown, tuple(slot for slot, answer in read if answer and agrees(answer, right, tolerance)))
 
 
 def _untyped(said: str, live: Sequence[Ballot]) -> Review:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from actors.rules.replay import replayed
 from daemon.methods.method import Caller
 from daemon.world import World
 from protocols.tournament import (
@@ -10,6 +9,7 @@ from protocols.tournament import (
     ReadRecord,
     Replay,
     Replayed,
+    ReplayRecord,
     Resolved,
     ResolveReview,
     Reviews,
@@ -38,8 +38,7 @@ async def show(world: World, caller: Caller, params: Show) -> Stored:
 
 async def replay(world: World, caller: Caller, params: Replay) -> Replayed:
     """The verdict as it would have been."""
-    stored = await world.record.call(ReadRecord(params.tournament_id, caller.whose(params.user)))
-    return replayed(stored, params)
+    return await world.record.call(ReplayRecord(params, caller.whose(params.user)))
 
 
 async def resolve(world: World, caller: Caller, params: ReviewsResolve) -> Resolved:

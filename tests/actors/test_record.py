@@ -7,8 +7,7 @@ from tournaments import BOOL, MODELS, ballot, opened, played, terms, verdict
 from worlds import NOON, TurnedClock, rows, until
 
 from actors.ledger import last_id
-from actors.record import LOST, TRY_AGAIN_S, Record
-from actors.rules.replay import replayed
+from actors.record import LOST, MOST_BEHIND, NO_ROOM, TRY_AGAIN_S, Record
 from actors.store.sqlite import open_store
 from actors.supervise import Supervisor
 from protocols.audit import Actor
@@ -19,6 +18,7 @@ from protocols.tournament import (
     LONGEST_PROMPT,
     LONGEST_TEXT,
     AbandonRecord,
+    Agreement,
     AnswerSpec,
     CloseRecord,
     KeepBallot,
@@ -28,6 +28,7 @@ from protocols.tournament import (
     ReadReliability,
     Reliability,
     Replay,
+    ReplayRecord,
     ResolveReview,
     Reviews,
     Tournaments,
@@ -60,6 +61,11 @@ class World:
     async def review(self, answer, one="t1", user=None, why=""):
         return await self.record.call(ResolveReview(one, answer, why, user, WHO))
 
+    async def later(self):
+        """When what could not be written is tried again."""
+        await until(lambda: self.clock.sleeping)
+        await self.clock.turn(TRY_AGAIN_S)
+
     async def listed(self, query=None, user=None):
         return [row.tournament_id for row in await self.record.call(ListTournaments(query or Tournaments(), user))]
 
@@ -76,7 +82,7 @@ class World:
 
 @asynccontextmanager
 async def opened_world(folder, *, full=False):
-    clock, running = TurnedClock(), set()
+    clock, running = TurnedClock(), {}
     store = await open_store(folder, "process", lambda _: "2027-03-10")
     store.full = full
     try:
@@ -152,7 +158,7 @@ async def test_an_abandoned_one_says_why_and_what_it_cost(world):
     await world.record.call(AbandonRecord("t1", "the client cancelled it"))
     row = (await world.read()).tournament
     assert (row.state, row.why, row.cost_nano_usd) == ("unfinished", "the client cancelled it", 201)
-    assert world.running == set()
+    assert world.running == {}
     assert await world.sums() == {}
 
 
@@ -194,13 +200,75 @@ async def test_a_full_disk_refuses_and_leaves_nothing_that_runs(world):
     world.store.full = True
     with pytest.raises(LedgerReadonly):
         await world.record.call(OpenRecord(opened()))
-    assert world.running == set()
+    assert world.running == {}
+
+
+async def test_a_verdict_that_a_full_disk_refuses_is_kept_and_written_when_there_is_space(world):
+    for one in ("t1", "t2", "t3"):
+        await world.record.call(OpenRecord(opened(one)))
+    world.store.full = True
+    await world.record.call(CloseRecord(verdict("t1", THREE), [0, 1]))
+    await world.record.call(AbandonRecord("t2", "the client cancelled it"))
+    await world.record.call(AbandonRecord("t1", "too late"))
+    assert repr(world.record) == "<Record 1 running, 2 to be written>"
+    assert (await world.read()).tournament.state == "running"
+    await world.later()
     world.store.full = False
+    await world.later()
+    await until(lambda: list(world.running) == ["t3"])
+    assert [each.answer for each in (await world.read()).ballots] == ["yes", "yes", "no"]
+    assert world.rows("SELECT id, state, status, why FROM tournaments ORDER BY id") == [
+        ("t1", "done", "majority", None),
+        ("t2", "unfinished", None, "the client cancelled it"),
+        ("t3", "running", None, None),
+    ]
+    assert await world.sums() == {MODELS[0]: (1, 1), MODELS[1]: (1, 1), MODELS[2]: (0, 1)}
+    assert world.clock.sleeping == []
+
+
+async def test_a_second_full_disk_is_waited_for_like_the_first(world):
+    for one in ("t1", "t2"):
+        await world.record.call(OpenRecord(opened(one)))
+    for one in ("t1", "t2"):
+        world.store.full = True
+        await world.record.call(CloseRecord(verdict(one, THREE), [0, 1]))
+        world.store.full = False
+        await world.later()
+        await until(lambda one=one: one not in world.running)
+        assert (await world.read(one)).tournament.state == "done"
+
+
+async def test_a_crash_of_the_record_loses_no_verdict_that_waits(world):
     await world.record.call(OpenRecord(opened()))
     world.store.full = True
-    with pytest.raises(LedgerReadonly):
-        await world.record.call(CloseRecord(verdict(ballots=THREE), [0, 1]))
-    assert world.running == set()
+    await world.record.call(CloseRecord(verdict(ballots=THREE), [0, 1]))
+    world.store.full = False
+    world.record.incarnation.crash(RuntimeError("a defect"))
+    assert (await world.read()).tournament.state == "done"
+    assert world.running == {}
+
+
+async def test_of_more_verdicts_than_are_kept_the_last_are_left_unfinished(world):
+    names = [f"t{number:03}" for number in range(MOST_BEHIND + 1)]
+    for one in names:
+        await world.record.call(OpenRecord(opened(one)))
+    world.store.full = True
+    for one in names:
+        await world.record.call(CloseRecord(verdict(one), []))
+    world.store.full = False
+    await world.later()
+    await until(lambda: not world.running)
+    assert world.rows("SELECT id, why FROM tournaments WHERE state != 'done'") == [(names[-1], NO_ROOM)]
+
+
+async def test_a_verdict_that_no_database_takes_is_heard_and_left_unfinished(world):
+    await world.record.call(OpenRecord(opened()))
+    wrong = ballot(0, "yes", cost_nano_usd=2**70)
+    await world.record.call(CloseRecord(verdict(ballots=(wrong,), cost_nano_usd=1), [0]))
+    await world.later()
+    await until(lambda: not world.running)
+    row = (await world.read()).tournament
+    assert (row.state, row.why) == ("unfinished", NO_ROOM)
 
 
 async def test_ids_of_later_calls_are_above_those_of_tournaments(world):
@@ -276,7 +344,12 @@ async def test_lists_are_newest_first_filtered_and_paged(world):
 )
 async def test_the_tournament_of_another_account_is_not_found(world, user, found):
     await world.disputed()
-    for ask in (lambda: world.read(user=user), lambda: world.review("yes", user=user)):
+    replay = ReplayRecord(Replay(tournament_id="t1"), user)
+    for ask in (
+        lambda: world.read(user=user),
+        lambda: world.review("yes", user=user),
+        lambda: world.record.call(replay),
+    ):
         if found:
             await ask()
         else:
@@ -306,6 +379,29 @@ async def test_reliability_is_smoothed_and_by_task(world):
 @pytest.mark.parametrize("status", ["unanimous", "consensus", "majority"])
 async def test_what_is_decided_counts(world, status):
     await world.held(told={"status": status})
+    assert await world.sums() == {MODELS[0]: (1, 1), MODELS[1]: (1, 1), MODELS[2]: (0, 1)}
+
+
+CHOSEN = Agreement("judge", 2 / 3, 1 / 3, [])
+
+
+@pytest.mark.parametrize("mode", ["pick", "fuse"])
+async def test_what_a_judge_chose_counts_by_its_type_or_once_it_is_reviewed(world, mode):
+    await world.held("t1", told={"mode": mode, "agreement": CHOSEN}, spec=None, mode=mode)
+    assert await world.sums() == {}
+    await world.review(MODELS[2], "t1")
+    assert await world.sums() == {MODELS[0]: (0, 1), MODELS[1]: (0, 1), MODELS[2]: (1, 1)}
+    await world.held("t2", told={"mode": mode}, mode=mode)
+    assert await world.sums() == {MODELS[0]: (1, 2), MODELS[1]: (1, 2), MODELS[2]: (1, 2)}
+
+
+async def test_an_answer_that_is_no_members_counts_for_nobody_and_against_nobody(world):
+    await world.held(agreed=(), told={"mode": "fuse", "winner": None, "answer_kind": "fused"}, mode="fuse")
+    assert await world.sums() == {}
+
+
+async def test_a_vote_that_a_judge_grouped_counts(world):
+    await world.held(told={"agreement": CHOSEN}, spec=None)
     assert await world.sums() == {MODELS[0]: (1, 1), MODELS[1]: (1, 1), MODELS[2]: (0, 1)}
 
 
@@ -432,6 +528,6 @@ async def test_a_replay_of_what_is_stored_is_what_was_found(world, seed):
     asked, ballots, told = played(random.Random(1000 + seed))
     await world.record.call(OpenRecord(asked))
     await world.record.call(CloseRecord(told, [0]))
-    again = replayed(await world.read(), Replay(tournament_id="t1"))
+    again = await world.record.call(ReplayRecord(Replay(tournament_id="t1"), "ana"))
     assert again.differs == []
     assert [each.slot for each in again.verdict.ballots] == [each.slot for each in ballots]

@@ -271,7 +271,7 @@ async def test_tournaments_go_with_their_ballots_and_what_they_say_of_models_sta
             f"t{number}", at, state,
         )  # fmt: skip
         world.write(
-            "INSERT INTO ballots (tournament_id, slot, model, status, text, round) VALUES (?, 0, 'm', 'ok', '', 0)",
+            "INSERT INTO ballots (tournament_id, slot, model, status, text, round, arrived) VALUES (?, 0, 'm', 'ok', '', 0, 0)",
             f"t{number}",
         )
     world.write("UPDATE ballots SET agreed = 1 WHERE tournament_id <> 't3'")

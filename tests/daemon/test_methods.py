@@ -260,8 +260,8 @@ def write(daemon: running_daemon.Daemon, *named: tuple[str, str], state: str = "
             )
             for slot, said in enumerate(("yes", "no")):
                 database.execute(
-                    "INSERT INTO ballots (tournament_id, slot, model, family, status, answer, text, cost, round)"
-                    " VALUES (?, ?, ?, ?, 'ok', ?, ?, 5, 0)",
+                    "INSERT INTO ballots (tournament_id, slot, model, family, status, answer, text, cost, round, arrived)"
+                    " VALUES (?, ?, ?, ?, 'ok', ?, ?, 5, 0, 0)",
                     (one, slot, f"sim:{slot}", f"f{slot}", said, f"ANSWER: {said}"),
                 )
 

@@ -45,7 +45,7 @@ def wanted(daemon: Daemon, user: str) -> None:
 
 
 def ask(daemon: Daemon, user: str, **more: Any) -> Any:
-    return daemon.call("chat", messages=HI, user=user, **more)
+    return daemon.call("chat", **{"messages": HI, "user": user, **more})
 
 
 def test_a_critical_task_is_put_to_several_models_and_the_answer_says_so(daemon):
@@ -73,6 +73,7 @@ def test_a_critical_task_is_put_to_several_models_and_the_answer_says_so(daemon)
         {**CRITICAL, "model": f"one:{MODELS['one'][0]}"},
         {**CRITICAL, "provider": "two"},
         {**CRITICAL, "response_format": {"type": "json_object"}},
+        {**CRITICAL, "messages": [{"role": "system", "content": "Greet."}]},
     ],
 )
 def test_any_other_chat_stays_one_call(daemon, words):

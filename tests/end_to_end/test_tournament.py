@@ -126,6 +126,15 @@ def test_a_race_takes_the_first_answer_and_claims_no_agreement(daemon, upstream)
     upstream.wait_for(lambda chats: {chat["outcome"] for chat in chats} == {"completed", "client_closed"}, 1.0)
 
 
+def test_a_race_is_told_again_as_it_was_won(daemon):
+    for _ in range(5):
+        verdict = ask(daemon, *members(YES, NO, PROSE), mode="race")
+        arrived = sorted(each["arrived"] for each in verdict["ballots"] if each["status"] != "cancelled")
+        assert arrived == list(range(1, 1 + len(arrived)))
+        again = daemon.call("tournament.replay", tournament_id=verdict["tournament_id"])
+        assert (again["differs"], again["verdict"]["winner"]) == ([], verdict["winner"])
+
+
 def test_a_cascade_without_a_type_is_refused_with_what_to_do(daemon, upstream):
     fault = refused(daemon, *members(YES, NO), mode="cascade", answer=None)
     assert fault["code"] == "bad_request"

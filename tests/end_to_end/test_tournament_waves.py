@@ -190,6 +190,9 @@ WRONG = {
     "one member": ({"members": [f"one:{YES}"]}, "bad_request", "members"),
     "more wanted than asked": ({"members": [f"one:{YES}", f"two:{YES}"], "min_live": 3}, "bad_request", "min_live"),
     "a threshold that is none": ({"members": [f"one:{YES}", f"two:{YES}"], "threshold": "1/3"}, "bad_request", "threshold"),
+    "a choice named twice": (
+        {"members": [f"one:{YES}", f"two:{YES}"], "answer": {"type": "choice", "choices": ["A", "A "]}}, "bad_request", "choices",
+    ),
     "a veto of another type": ({"members": [f"one:{YES}", f"two:{YES}"], "veto": "perhaps"}, "bad_request", "veto"),
 }  # fmt: skip
 

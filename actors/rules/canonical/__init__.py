@@ -20,7 +20,7 @@ from actors.rules.canonical.text import short_text
 from actors.rules.canonical.yes_no import yes_no
 from protocols.tournament import AnswerSpec, AnswerType
 
-__all__ = ["Canonical", "canonical"]
+__all__ = ["Canonical", "canonical", "longest"]
 
 Rule = Callable[[str, AnswerSpec], Canonical | None]
 
@@ -42,9 +42,14 @@ _MOST_MARKS = 30
 
 def canonical(answer: str, spec: AnswerSpec) -> Canonical | None:
     """The answer's canonical form; None if it is not an answer of this type. Never raises, whatever the text is."""
-    rule, longest = _BY_TYPE[spec.type]
+    rule, most = _BY_TYPE[spec.type]
     answer = answer.strip() if spec.type != "code" else answer
-    return rule(answer, spec) if len(answer) <= longest and _is_sound(answer) else None
+    return rule(answer, spec) if len(answer) <= most and _is_sound(answer) else None
+
+
+def longest(kind: AnswerType) -> int:
+    """Characters that an answer of this type may have."""
+    return _BY_TYPE[kind][1]
 
 
 def _is_sound(text: str) -> bool:

@@ -25,6 +25,12 @@ def choice(answer: str, spec: AnswerSpec) -> Canonical | None:
     return _the_one(_by_label(_bracketed(answer), spec.choices))
 
 
+def distinct(choices: tuple[str, ...]) -> bool:
+    """Whether no two are the same, nor alike but for what cannot be seen, wide letters or white space; and none is empty."""
+    told = {folded(one) for one in choices}
+    return len(told) == len(choices) and "" not in told
+
+
 def _by_label(answer: str, choices: tuple[str, ...]) -> set[str]:
     """The choices that the answer names by their label, their text, or both. `B) Paris` is no choice if B is Berlin."""
     parts = [(one, *_labelled(_bracketed(one))) for one in choices]

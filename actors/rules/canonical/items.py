@@ -1,4 +1,8 @@
-"""Sets: items without order or repeats, each compared as short text. JSON lists, lines with bullets, semicolons, commas."""
+"""Sets: items without order or repeats, each compared as short text. JSON lists, lines with bullets, semicolons, commas.
+
+The English `and` that joins the last item to a list is no part of it: `a, b, and c` are three. Where nothing else divides what an `and` joins
+(`a and b`; `a, b and c`) it could be one item or two, so that is no answer; on lines, between semicolons and in JSON it is one.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,9 @@ BULLET = re.compile(r"\s*(?:[-*•·]|\d{1,3}[.)])\s+(?=\S)")
 _SEMICOLON = re.compile("[;；]")
 _COMMA = re.compile("[,，、]")
 _LIKE_A_NUMBER = re.compile(r"\d,\d")
-_LAST = re.compile(r"\s*(?:and|&)\s+", re.IGNORECASE)
+_AND_LAST = re.compile(r"\s*(?:and|&)\s+", re.IGNORECASE)
+_BEFORE_LAST = re.compile(r"\s*,\s*(?:and|&)\s*\Z", re.IGNORECASE)
+_AND = re.compile(r"\s(?:and|&)\s", re.IGNORECASE)
 _LONGEST = 256
 """Characters of an item."""
 
@@ -52,20 +58,22 @@ def _divided(text: str) -> list[str]:
     """By lines if there are several, else by semicolons, else by commas."""
     lines = [line for line in text.split("\n") if line.strip()]
     if len(lines) > 1 or BULLET.match(text):
-        return [_after(BULLET, line) for line in lines]
+        return _non_empty([_after(BULLET, line) for line in lines])
     line = unwrapped(folded(text), BRACKETS)
     if _SEMICOLON.search(line):
         return _non_empty(_SEMICOLON.split(line))
     if _LIKE_A_NUMBER.search(line):
         return []
-    return _non_empty(_COMMA.split(line))
+    parts = _non_empty(_COMMA.split(line))
+    return [] if parts and _AND.search(parts[-1]) else parts
 
 
 def _non_empty(parts: list[str]) -> list[str]:
-    """What stands between the marks; an `and` before the last item, after its comma, is none of it."""
-    if len(parts) > 1:
-        parts[-1] = _after(_LAST, parts[-1])
-    return [part for part in parts if part.strip()]
+    """What stands between the marks; an `and` before the last item, also at the end of the line above it, is none of it."""
+    items = [part for part in parts if part.strip()]
+    if len(parts) > 1 and items:
+        items[-1] = _after(_AND_LAST, items[-1])
+    return [_BEFORE_LAST.sub("", item) for item in items]
 
 
 def _after(beginning: re.Pattern[str], text: str) -> str:

@@ -1,6 +1,6 @@
 """Source code: Python by its syntax tree, JSON by value, any other language by its text without trailing white space.
 
-Code is parsed, never compiled or run.
+Code is parsed, never compiled or run. Long Python is compared by its text, too: two that differ in layout alone then differ.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from actors.rules.canonical.text import one_line, unfenced
 from protocols.tournament import AnswerSpec
 
 _PYTHON = frozenset(("python", "python3", "py"))
+_LONGEST_PARSED = 8_192
+"""Characters of Python that are parsed: a tenth of a second at worst, and a third of that in the parser, while nothing else runs."""
+
 _DEEPEST = 300
 """Levels of a syntax tree, below what Python's stack holds, so that the same code is read the same wherever it is called from."""
 
@@ -24,18 +27,20 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def source_code(answer: str, spec: AnswerSpec) -> Canonical | None:
-    """The code, taken out of its fence. What the language's parser refuses is no answer."""
+    """The code, taken out of its fence. What the language's parser refuses is no answer, where it is asked."""
     inside = unfenced(answer)
     code = one_line(answer if inside is None else inside)
     language = (spec.language or "").strip().casefold()
     if language in _PYTHON:
-        return _python(code)
+        text = _text(code)
+        return text if text and len(text.shown) > _LONGEST_PARSED else _python(code)
     return json_value(code, spec) if language == "json" else _text(code)
 
 
 def _text(code: str) -> Canonical | None:
+    """None for a block in a block in a block: how much of that is meant nobody can tell."""
     text = "\n".join(line.rstrip() for line in code.split("\n")).strip("\n")
-    return Canonical(text, text) if text else None
+    return Canonical(text, text) if text and unfenced(text) is None else None
 
 
 def _python(code: str) -> Canonical | None:

@@ -30,7 +30,8 @@ _NOT = (
     (re.compile(r"\bwon't\b"), "will not"),
     (re.compile(r"n't\b"), " not"),
 )
-_ARTICLE = re.compile(r"(?:the|an|a) (?=.)")
+_ARTICLE = re.compile(r"(?:the|an|a) (?!(?:and|or|nor|is|are|to|not)\b|[-&+*/=<>])(?=.)")
+"""No article is what is joined or compared with something: `a and b` is not `and b`."""
 
 
 def short_text(answer: str, spec: AnswerSpec) -> Canonical | None:
@@ -88,16 +89,20 @@ def one_line(text: str) -> str:
 
 
 def unfenced(text: str) -> str | None:
-    """What stands in the fenced code block that is the whole text (also in a block in it); None if there is none."""
+    """What stands in the fenced code block that is the whole text, or in a block in it, and no deeper; None if there is none."""
+    inside = _inside(text)
+    deeper = None if inside is None else _inside(inside)
+    return inside if deeper is None else deeper
+
+
+def _inside(text: str) -> str | None:
     first, *lines = one_line(text).strip().split("\n")
     opening = _FENCE.match(first)
     if opening is None or not lines or lines.pop().strip() != opening[1]:
         return None
     if any(line.lstrip().startswith(opening[1]) for line in lines):
         return None
-    inside = "\n".join(lines)
-    deeper = unfenced(inside)
-    return inside if deeper is None else deeper
+    return "\n".join(lines)
 
 
 def _in_english(key: str) -> str:

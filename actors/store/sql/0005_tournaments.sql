@@ -32,6 +32,7 @@ CREATE INDEX tournaments_running ON tournaments (id) WHERE state = 'running';
 CREATE INDEX tournaments_to_review ON tournaments (id) WHERE needs_review = 1;
 
 -- agreed: whether it gave the answer that was decided or reviewed; NULL where nothing is, or it is no answer.
+-- arrived: the place in the order in which they came, from 1; 0 for what did not come.
 CREATE TABLE ballots (
     tournament_id TEXT NOT NULL REFERENCES tournaments (id) ON DELETE CASCADE,
     slot INTEGER NOT NULL,
@@ -46,6 +47,7 @@ CREATE TABLE ballots (
     latency_us INTEGER,
     usage_id TEXT,
     round INTEGER NOT NULL,
+    arrived INTEGER NOT NULL,
     agreed INTEGER CHECK (agreed IN (0, 1)),
     PRIMARY KEY (tournament_id, slot)
 ) STRICT;

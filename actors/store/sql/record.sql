@@ -2,11 +2,13 @@
 INSERT INTO tournaments (id, created_at, user, app, task_type, mode, prompt, spec, terms, members) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: put_ballot
-INSERT INTO ballots (tournament_id, slot, model, family, status, answer, text, cluster, why, cost, latency_us, usage_id, round)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO ballots (tournament_id, slot, model, family, status, answer, text, cluster, why, cost, latency_us, usage_id, round,
+    arrived)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (tournament_id, slot) DO UPDATE SET model = excluded.model, family = excluded.family, status = excluded.status,
     answer = excluded.answer, text = excluded.text, cluster = excluded.cluster, why = excluded.why, cost = excluded.cost,
-    latency_us = excluded.latency_us, usage_id = excluded.usage_id, round = excluded.round
+    latency_us = excluded.latency_us, usage_id = excluded.usage_id, round = excluded.round,
+    arrived = excluded.arrived
 
 -- name: count_ballots
 UPDATE ballots SET agreed = slot IN (SELECT value FROM json_each(?2)) WHERE tournament_id = ?1 AND status = 'ok'
@@ -56,7 +58,7 @@ FROM tournaments
 WHERE id = :id AND (:user IS NULL OR user = :user OR (user >= :user || '/' AND user < :user || '0'))
 
 -- name: ballots
-SELECT slot, model, family, status, answer, text, cluster, why, cost, latency_us, usage_id, round
+SELECT slot, model, family, status, answer, text, cluster, why, cost, latency_us, usage_id, round, arrived
 FROM ballots WHERE tournament_id = ? ORDER BY slot
 
 -- name: reliability

@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from actors.rules.canonical import _BY_TYPE, Canonical, canonical
+from actors.rules.canonical.choice import distinct
 from protocols.tournament import AnswerSpec, AnswerType
 
 LABELLED = ("A) Rome", "B) Paris", "C) New York")
@@ -48,7 +49,7 @@ def test_every_type_of_answer_has_a_rule():
         ("date", {}, "June 2026", "June 20"),
         ("date", {}, "6/3/2026", "3/6/2026"),
         ("set", {}, "a, b", "a, b, c"),
-        ("set", {}, "salt and pepper", "salt, pepper"),
+        ("set", {}, "salt and pepper; oil", "salt; pepper; oil"),
         ("set", {}, "a b", "a, b"),
         ("set", {}, "safe; cheap", "not safe; cheap"),
         ("json", {}, "1", '"1"'),
@@ -85,6 +86,9 @@ def test_every_type_of_answer_has_a_rule():
         ("short_text", {}, "pre-war", "pre war"),
         ("short_text", {}, '"a" or "b"', "a or b"),
         ("short_text", {}, "A", "B"),
+        ("short_text", {}, "a and b", "and b"),
+        ("short_text", {}, "a is b", "is b"),
+        ("short_text", {}, "a - b", "- b"),
         ("short_text", {"locale": "de"}, "the Band", "Band"),
     ],
 )
@@ -127,6 +131,24 @@ def test_near_misses_are_two_answers(kind, spec, one, other):
 )
 def test_yes_or_no_is_a_word_that_says_so_alone(said, locale, means):
     assert key(said, "bool", locale=locale) == means
+
+
+@pytest.mark.parametrize(
+    ("choices", "found"),
+    [
+        (("A", "B"), True),
+        (("a", "A"), True),
+        (("(0, 1)", "[0, 1]"), True),
+        (("Rome", "Rome"), False),
+        (("Rome", "Paris", "Rome "), False),
+        (("New York", "New  York"), False),
+        (("Rome", "Ｒｏｍｅ"), False),
+        (("Rome", "Ro\u200bme"), False),
+        (("Rome", " "), False),
+    ],
+)
+def test_choices_that_look_the_same_are_not_distinct(choices, found):
+    assert distinct(choices) is found
 
 
 @pytest.mark.parametrize(
@@ -412,6 +434,20 @@ def test_a_date_is_its_day_however_it_is_written(said, locale, iso):
         ("['b', 'a']", '["a", "b"]'),
         ("{b, a}", '["a", "b"]'),
         ("a, b, and c", '["a", "b", "c"]'),
+        ("a, and b", '["a", "b"]'),
+        ("a, & b.", '["a", "b"]'),
+        ("a, b, and c,", '["a", "b", "c"]'),
+        ("a; b; and c;", '["a", "b", "c"]'),
+        ("- a\n- b\n- and c\n", '["a", "b", "c"]'),
+        ("- a\n- b, and\n- c", '["a", "b", "c"]'),
+        ("a and b, and c", '["a and b", "c"]'),
+        ("a and b; c", '["a and b", "c"]'),
+        ("- a and b\n- c", '["a and b", "c"]'),
+        ('["a and b"]', '["a and b"]'),
+        ("sand, android", '["android", "sand"]'),
+        ("a and b", None),
+        ("a, b and c", None),
+        ("a & b", None),
         ("b、a", '["a", "b"]'),
         ("a", '["a"]'),
         ("well - known; a", '["a", "well - known"]'),
@@ -502,9 +538,9 @@ def test_python_is_compared_by_its_syntax_tree(one, other):
         "# nothing but a comment",
         "",
         "(" * 300 + ")" * 300,
-        "-" * 10_000 + "1",
-        "1" + "+1" * 5_000,
-        "a" + ".b" * 5_000,
+        "-" * 8_000 + "1",
+        "1" + "+1" * 4_000,
+        "a" + ".b" * 4_000,
         "1" + "+1" * 400,
         "x = " + "9" * 5_000,
         "x = 0x" + "f" * 5_000,
@@ -513,6 +549,19 @@ def test_python_is_compared_by_its_syntax_tree(one, other):
 )
 def test_what_python_cannot_parse_or_what_is_too_deep_is_no_code(code):
     assert key(code, "code", language="python") is None
+
+
+def test_long_python_is_compared_by_its_text_alone_so_that_it_costs_no_time():
+    code = "x = 1\n" * 2_000
+    assert (
+        key(code, "code", language="python")
+        == key(code.replace("\n", "  \n"), "code", language="python")
+        == code.strip()
+    )
+    assert key(code.replace(" ", ""), "code", language="python") != key(code, "code", language="python")
+    assert key("x = 1\n" * 10, "code", language="python").startswith("python:")
+    spec = AnswerSpec(type="code", language="python")
+    assert canonical(canonical(code, spec).shown, spec) == canonical(code, spec)
 
 
 def test_a_tree_as_deep_as_an_answer_may_be_is_read_wherever_it_is_called_from():
@@ -589,11 +638,21 @@ def test_short_text_is_its_words_without_case_article_and_quotes(said, locale, m
         "9" * 1_000_000,
         "a\u0301\u0327" * 300_000,
         "e" + "\u0301\u0327" * 8_000,
-        "!" * 10_000,
+        "!" * 8_000,
         " " * 1_000_000,
         "```\n" * 250_000,
+        "\n".join(["`" * marks for marks in range(160, 2, -1)] + ["`" * marks for marks in range(3, 161)]),
     ],
-    ids=["brackets", "digits", "long text", "marks to sort", "exclamation marks", "spaces", "fences"],
+    ids=[
+        "brackets",
+        "digits",
+        "long text",
+        "marks to sort",
+        "exclamation marks",
+        "spaces",
+        "fences",
+        "fences in fences",
+    ],
 )
 def test_hostile_text_is_no_answer(kind, hostile):
     assert key(hostile, kind, language="python", choices=("A", "B")) is None
@@ -660,6 +719,7 @@ SPECS = st.builds(
 @example("1e-399", AnswerSpec(type="number", locale="de"))
 @example("0." + "0" * 200 + "1" * 150, AnswerSpec(type="number"))
 @example("~~~\n```\na\n```\n~~~", AnswerSpec(type="code"))
+@example("~~~~\n~~~\n```\na\n```\n~~~\n~~~~", AnswerSpec(type="code"))
 def test_no_text_raises_and_what_is_shown_has_the_same_canonical_form(text, spec):
     found = canonical(text, spec)
     if found is not None:

@@ -106,6 +106,43 @@ def test_a_race_is_won_by_who_was_first_and_not_by_who_was_asked_first():
     assert [(m.model, m.code) for m in again.missing] == [(MODELS[0], "cancelled"), (MODELS[1], "cancelled")]
 
 
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [({}, "no"), ({"answer": "short_text"}, "no"), ({"answer": "short_text", "min_live": 3}, "no")],
+)
+def test_a_race_that_was_one_is_won_by_who_came_first_however_long_others_took_in_their_turn(change, answer):
+    kept = held("yn-n", mode="race", terms=terms(3, bench=1))
+    for each, (arrived, took) in zip(kept.ballots, [(3, 10.0), (2, 500.0), (1, 900.0), (4, 1.0)], strict=True):
+        each.arrived, each.latency_ms = arrived, took
+    again = replay(kept, **change).verdict
+    assert (again.answer, again.winner, again.answer_kind) == (answer, MODELS[1], "first")
+
+
+def test_a_race_that_is_not_changed_gives_the_winner_that_is_stored():
+    kept = held("yny", mode="race")
+    for each, (arrived, took) in zip(kept.ballots, [(0, None), (1, 500.0), (2, 1.0)], strict=True):
+        each.arrived, each.latency_ms = arrived, took
+    kept.ballots[0].status = "cancelled"
+    kept.verdict = verdict(ballots=tuple(kept.ballots), mode="race", answer="no", winner=MODELS[1])
+    again = replay(kept)
+    assert (again.verdict.answer, again.verdict.winner) == ("no", MODELS[1])
+    assert not {"answer", "winner"} & differs(again).keys()
+
+
+def test_who_could_not_be_asked_has_no_place_in_a_race():
+    kept = held("-yn", mode="race")
+    for each, (arrived, took, wave) in zip(kept.ballots, [(0, None, 0), (2, 1.0, 1), (1, 9.0, 1)], strict=True):
+        each.arrived, each.latency_ms, each.round = arrived, took, wave
+    assert replay(kept).verdict.winner == replay(kept, answer="short_text").verdict.winner == MODELS[2]
+
+
+def test_of_two_that_took_as_long_who_came_first_wins():
+    kept = held("yn")
+    for each, arrived in zip(kept.ballots, (2, 1), strict=True):
+        each.arrived, each.latency_ms = arrived, 10.0
+    assert replay(kept, mode="race").verdict.winner == MODELS[1]
+
+
 def test_who_was_never_asked_is_not_heard_and_counts_as_failed():
     kept = held("yn", terms=terms(3))
     again = replay(kept)
@@ -208,6 +245,40 @@ def test_another_tolerance_alone_reads_the_answers_and_not_the_texts():
     assert replay(kept, answer=AnswerSpec(type="number", unit="m", tolerance=0.1)).verdict.status == "failed"
 
 
+@pytest.mark.parametrize(
+    ("change", "clusters", "status"),
+    [
+        ({}, (0, 0, 1), "consensus"),
+        ({"threshold": "1"}, (0, 0, 1), "majority"),
+        ({"min_live": 3, "threshold": "1"}, (0, 0, 1), "majority"),
+        ({}, (0, 1, 2), "dispute"),
+        ({"min_live": 3}, (None, 0, 1), "unanimous"),
+        ({"min_live": 3, "answer": AnswerSpec(type="json", locale="de")}, (0, 0, 1), "unanimous"),
+    ],
+)
+def test_long_answers_are_compared_as_they_were_and_read_again_where_they_were_not(change, clusters, status):
+    kept = numbers("[1]", "[1]", "[1]", spec=AnswerSpec(type="json"))
+    for each, cluster in zip(kept.ballots, clusters, strict=True):
+        each.cluster = cluster
+    again = replay(kept, **change).verdict
+    assert again.status == status
+    assert {each.answer for each in again.ballots} <= {"[1]", None}
+
+
+def test_a_veto_is_read_with_the_answers_that_it_blocks():
+    kept = numbers("[1]", "[1]", "[2]", spec=AnswerSpec(type="json"))
+    for each, cluster in zip(kept.ballots, (0, 0, 1), strict=True):
+        each.cluster = cluster
+    assert replay(kept, veto="[2]").verdict.status == "dispute"
+
+
+def test_an_answer_whose_end_is_not_stored_still_agrees_as_it_did():
+    kept = numbers('["x…', '["x…', "[]", spec=AnswerSpec(type="json"))
+    for each, cluster in zip(kept.ballots, (0, 1, 1), strict=True):
+        each.cluster = cluster
+    assert replay(kept).verdict.winner == MODELS[1]
+
+
 def test_a_text_that_is_not_whole_is_no_answer_of_another_type():
     kept = numbers("12", "12", "12")
     kept.ballots[0].text = CUT + kept.ballots[0].text
@@ -265,6 +336,7 @@ def test_what_a_judge_decided_is_evaluated_only_in_another_way(mode):
         ({"threshold": "1/3"}, "more than 1/2"),
         ({"veto": "perhaps"}, "an answer of the type bool"),
         ({"answer": "choice"}, "`choices`"),
+        ({"answer": AnswerSpec(type="choice", choices=("yes", "yes "))}, "are the same"),
         ({"answer": AnswerSpec(type="number", tolerance=float("inf"))}, "tolerance"),
     ],
 )

@@ -207,7 +207,7 @@ async def test_a_database_of_the_fourth_schema_keeps_every_row_and_has_room_for_
 async def test_tournaments_are_recorded_on_a_database_of_any_schema(tmp_path, version):
     schema_of(tmp_path, version) if version > 1 else first_schema(tmp_path)
     async with opened(tmp_path) as store, Supervisor() as actors:
-        record = await actors.start(lambda: Record(store, TurnedClock(), set()))
+        record = await actors.start(lambda: Record(store, TurnedClock(), {}))
         await record.call(OpenRecord(tournaments.opened()))
         ballots = (tournaments.ballot(0, "yes"), tournaments.ballot(1, "no"))
         await record.call(CloseRecord(tournaments.verdict(ballots=ballots), [0]))
@@ -216,7 +216,7 @@ async def test_tournaments_are_recorded_on_a_database_of_any_schema(tmp_path, ve
 
 
 TOURNAMENT = "INSERT INTO tournaments (id, created_at, user, app, mode, prompt, terms, members, state) VALUES"
-BALLOT = "INSERT INTO ballots (tournament_id, slot, model, status, text, round, agreed) VALUES"
+BALLOT = "INSERT INTO ballots (tournament_id, slot, model, status, text, round, arrived, agreed) VALUES"
 
 
 @pytest.mark.parametrize(
@@ -226,9 +226,9 @@ BALLOT = "INSERT INTO ballots (tournament_id, slot, model, status, text, round, 
         f"{TOURNAMENT} ('t', 1, 'ana', 'a', 'vote', '', 'no JSON', '[]', 'done')",
         f"{TOURNAMENT} (NULL, 1, 'ana', 'a', 'vote', '', '{{}}', '[]', 'done')",
         f"{TOURNAMENT} ('t1', 1, 'ana', 'a', 'vote', '', '{{}}', '[]', 'done')",
-        f"{BALLOT} ('nowhere', 0, 'm', 'ok', '', 0, NULL)",
-        f"{BALLOT} ('t1', 0, 'm', 'ok', '', 0, NULL)",
-        f"{BALLOT} ('t1', 1, 'm', 'ok', '', 0, 2)",
+        f"{BALLOT} ('nowhere', 0, 'm', 'ok', '', 0, 0, NULL)",
+        f"{BALLOT} ('t1', 0, 'm', 'ok', '', 0, 0, NULL)",
+        f"{BALLOT} ('t1', 1, 'm', 'ok', '', 0, 0, 2)",
     ],
 )
 async def test_what_is_no_record_of_a_tournament_is_no_row(tmp_path, sql):
@@ -236,7 +236,7 @@ async def test_what_is_no_record_of_a_tournament_is_no_row(tmp_path, sql):
         await store._writer.run(
             lambda c: c.execute(f"{TOURNAMENT} ('t1', 1, 'ana', 'a', 'vote', '', '{{}}', '[]', 'done')")
         )
-        await store._writer.run(lambda c: c.execute(f"{BALLOT} ('t1', 0, 'm', 'ok', '', 0, NULL)"))
+        await store._writer.run(lambda c: c.execute(f"{BALLOT} ('t1', 0, 'm', 'ok', '', 0, 0, NULL)"))
         with pytest.raises(sqlite3.IntegrityError):
             await store._writer.run(lambda c: c.execute(sql))
 
