@@ -48,6 +48,7 @@ def one_daemon(upstream: Provider) -> Iterator[Daemon]:
     judges = (ALIKE, FLIPS, PROSE, FAILS, SILENT, EMPTY, CUT, CUT_EMPTY)
     more = [
         provider("court", "openai", upstream.base_url()),
+        provider("narrow", "openai", upstream.base_url(), max_in_flight=1),
         priced(*(f"court:{judge}" for judge in judges), f"three:{ALIKE}", usd_in=0.0, usd_out=TOKEN_NANO / 1_000),
         f'[models."{GONE}"]\nretired = true\n',
     ]
@@ -99,6 +100,13 @@ def test_the_second_judge_is_not_asked_where_the_first_can_tell_and_a_third_is_n
     assert len({row["model"] for row in daemon.rows() if row["call_id"] == verdict["tournament_id"]}) == len(THREE) + 2
 
 
+def test_who_would_judge_itself_takes_no_other_judge_s_place(daemon):
+    judges = [THREE[0], f"court:{FLIPS}", f"court:{ALIKE}"]
+    verdict = ask(daemon, *THREE, answer=None, mode="vote", judge=judges)
+    assert verdict["status"] == "unanimous"
+    assert missing(verdict) == {THREE[0]: "own_answer", f"court:{FLIPS}": "inconsistent"}
+
+
 def test_a_judge_that_is_late_leaves_the_next_one_its_time(daemon):
     verdict = ask(daemon, *THREE, answer=None, mode="vote", judge=[f"court:{SILENT}", f"court:{ALIKE}"], deadline_s=2.0)
     assert verdict["status"] == "unanimous"
@@ -115,6 +123,13 @@ def test_a_judge_of_a_pick_that_gives_no_word_is_named_once(judge, daemon):
     assert verdict["status"] == "unscored"
     assert "degraded" in verdict["flags"]
     assert [each["model"] for each in verdict["missing"]] == [judge]
+
+
+def test_comparisons_that_had_no_turn_in_time_are_late_like_the_one_that_had(daemon):
+    judge = f"narrow:{SILENT}"
+    verdict = ask(daemon, *THREE, answer=None, mode="pick", judge=judge, deadline_s=2.0)
+    assert [(each["model"], each["code"]) for each in verdict["missing"]] == [(judge, "deadline")]
+    assert verdict["flags"] == ["deadline", "degraded"]
 
 
 def test_a_judge_that_has_only_its_own_answer_and_another_is_named(daemon):
@@ -153,7 +168,30 @@ def test_a_provider_that_takes_one_call_at_once_judges_all_of_240(upstream):
         assert len(prompts) == len(set(prompts)) == 16 * 15
 
 
-def test_a_jury_takes_half_of_what_its_provider_takes_at_once(upstream):
+CHAT = {"messages": [{"role": "user", "content": "Are you there?"}], "model": "bench:judge", "stream": True}
+
+
+def test_a_jury_leaves_half_of_its_provider_to_others(upstream):
+    arrived, release = threading.Semaphore(0), threading.Event()
+
+    def reply(answers: list[str], n: int) -> str:
+        if not answers:
+            return "here"
+        arrived.release()
+        assert release.wait(running_daemon.PATIENCE_S)
+        return several.better(answers, n)
+
+    with court(upstream, 2, reply) as (daemon, _), daemon.json_lines() as lines:
+        several.begin(lines, several.asked(*THREE, answer=None, mode="pick", judge="bench:judge"))
+        assert arrived.acquire(timeout=running_daemon.PATIENCE_S)
+        lines.send({"t": "call", "id": 2, "method": "chat", "params": CHAT})
+        assert lines.until_end_of(2)[-1]["t"] == "done"
+        release.set()
+        verdict = lines.until_end_of(1)[-1]["value"]
+        assert (verdict["status"], verdict["missing"]) == ("unanimous", [])
+
+
+def test_a_jury_asks_several_at_once(upstream):
     pair, inside, seen = threading.Barrier(2), threading.Semaphore(2), []
 
     def reply(answers: list[str], n: int) -> str:
@@ -203,25 +241,55 @@ def test_a_verdict_says_whose_price_it_lacks(daemon):
     assert ask(daemon, f"one:{YES}", f"two:{YES}")["lacks"] == []
 
 
-# ---- a judge that is a chosen member
+# ---- a judge that is a chosen member, or stands in for one
+
+OUT_OF_ORDER = f"one:{model(fail=400, fail_reason='invalid', text='one')}"
+CHOSEN = [OUT_OF_ORDER, *(f"{name}:{model(text=name)}" for name in several.FAMILIES[1:4])]
+"""In the order in which they are chosen; the fourth stands in for the first."""
 
 
-def test_who_stands_in_for_the_judge_s_own_model_is_judged_too(upstream):
-    def rated(name: str, family: str, quality: float) -> str:
-        return priced(name, usd_in=0.0, usd_out=TOKEN_NANO / 1_000, family=family, quality=quality)
-
-    out_of_order = model(fail=400, fail_reason="invalid", text="one")
-    answers = [model(text=text) for text in ("two", "three", "four")]
-    entries = [rated(f"one:{out_of_order}", "fa", 9.0)]
-    entries += [
-        rated(f"{name}:{each}", f"f{name}", 8.5 - at)
-        for at, (name, each) in enumerate(zip(several.FAMILIES[1:], answers, strict=False))
+@pytest.fixture(scope="module")
+def rated(upstream: Provider) -> Iterator[Daemon]:
+    entries = [
+        priced(name, usd_in=0.0, usd_out=TOKEN_NANO / 1_000, family=f"family-{at}", quality=9.0 - at / 2)
+        for at, name in enumerate(CHOSEN)
     ]
     providers = [provider(name, "openai", upstream.base_url()) for name in several.FAMILIES[:4]]
     with running_daemon.running("\n".join([*providers, *entries])) as daemon:
-        wanted: dict[str, Any] = {"n": 3, "mode": "pick", "quality_tier": "premium", "answer": None, "max_tokens": 100}
-        verdict = ask(daemon, judge=f"one:{out_of_order}", **wanted)
-        assert [ballot["status"] for ballot in verdict["ballots"]] == ["failed", "ok", "ok", "ok"]
-        assert verdict["status"] == "unscored"
-        assert missing(verdict) == {f"one:{out_of_order}": "bad_request"}
-        balanced(daemon)
+        yield daemon
+
+
+STANDS_IN = {
+    "a judge is the member that fails": ("pick", OUT_OF_ORDER, "bad_request"),
+    "a judge of a vote is the one that stands in": ("vote", CHOSEN[3], "own_answer"),
+}
+
+
+@pytest.mark.parametrize("what", STANDS_IN)
+def test_who_stands_in_is_judged_too_and_never_by_itself(what, rated):
+    mode, judge, code = STANDS_IN[what]
+    wanted: dict[str, Any] = {"n": 3, "quality_tier": "premium", "answer": None, "max_tokens": 100}
+    verdict = ask(rated, mode=mode, judge=judge, **wanted)
+    assert [ballot["status"] for ballot in verdict["ballots"]] == ["failed", "ok", "ok", "ok"]
+    assert (verdict["status"], verdict["agreement"]["method"]) == ("unscored", "none")
+    assert missing(verdict) == {OUT_OF_ORDER: "bad_request"} | {judge: code}
+    balanced(rated)
+
+
+def test_all_comparisons_of_a_line_up_with_who_stands_in_are_held_for(rated, upstream):
+    upstream.reset()
+    verdict = ask(rated, n=3, quality_tier="premium", answer=None, max_tokens=100, mode="pick", judge=OUT_OF_ORDER)
+    tried = [chat for chat in upstream.chats() if "fail=400" in str(chat)]
+    assert len(tried) == 1 + 3 * 2
+    assert verdict["bound_nano_usd"] > 6 * 2048 * TOKEN_NANO
+
+
+def test_a_critical_task_has_as_many_judges_as_may_be_asked(rated):
+    twelve = [CHOSEN[1]] * 12
+    rated.call("settings.set", key="tournament.critical_tasks", value=["theme_analysis"])
+    wanted: dict[str, Any] = {"answer": None, "mode": "pick", "task_type": "theme_analysis", "quality_tier": "premium"}
+    items = several.hear(rated, several.asked(*twelve, stream=True, **wanted))
+    assert items[-1]["t"] == "done"
+    assert len(items[0]["value"]["judges"]) == 1
+    fewer = several.hear(rated, several.asked(*twelve[:3], stream=True, **wanted))
+    assert len(fewer[0]["value"]["judges"]) == 3
