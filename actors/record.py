@@ -9,24 +9,29 @@ from typing import Any
 
 import msgspec
 import structlog
-from msgspec.structs import replace
 
 from actors.base import Actor, Wait, handles
-from actors.clock import Clock, rfc3339
+from actors.clock import Clock
 from actors.rules.replay import replayed
 from actors.rules.review import review
 from actors.rules.verdict import DECIDED
 from actors.store.audit import audit_row
-from actors.store.queries import load
 from actors.store.sqlite import Row, Store
+from actors.store.tournament_rows import (
+    SQL,
+    as_json,
+    ballot_of,
+    ballot_row,
+    bounded,
+    left_row,
+    opened_row,
+    start_of,
+    tournament_of,
+)
 from protocols.errors import BadRequest, LedgerReadonly, NotFound, QuorumError
 from protocols.tournament import (
-    CUT,
     LONGEST_ANSWER,
-    LONGEST_PROMPT,
-    LONGEST_TEXT,
     AbandonRecord,
-    Agreement,
     AnswerSpec,
     Ballot,
     CloseRecord,
@@ -48,8 +53,6 @@ from protocols.tournament import (
     Tournaments,
     Verdict,
 )
-
-SQL = load("record", first=700)
 
 LOST = "the daemon ended before its verdict was stored"
 NO_ROOM = "its verdict could not be stored"
@@ -104,14 +107,14 @@ class Record(Actor):
         except LedgerReadonly:
             raise
         except QuorumError:
-            self._running[one] = [_left_row(one, NO_ROOM)]
+            self._running[one] = [left_row(one, NO_ROOM)]
             raise
         self._running.pop(one, None)
 
     async def _leave_unfinished(self) -> None:
         lost = [one for (one,) in await self._store.read(SQL["running"]) if one not in self._running]
         if lost:
-            await self._store.submit(*(_left_row(one, LOST) for one in lost))
+            await self._store.submit(*(left_row(one, LOST) for one in lost))
             log.info("tournaments_unfinished", tournaments=len(lost))
 
     def _try_later(self, error: QuorumError) -> None:
@@ -137,7 +140,7 @@ class Record(Actor):
     async def _open(self, opened: Opened) -> None:
         self._running[opened.tournament_id] = []
         try:
-            await self._store.submit(_opened_row(opened))
+            await self._store.submit(opened_row(opened))
         except QuorumError:
             self._running.pop(opened.tournament_id, None)
             raise
@@ -148,7 +151,7 @@ class Record(Actor):
         return Wait(self._keep(request))
 
     async def _keep(self, request: KeepBallot) -> None:
-        await self._store.submit(_ballot_row(request.tournament_id, request.ballot))
+        await self._store.submit(ballot_row(request.tournament_id, request.ballot))
 
     @handles(CloseRecord)
     def close(self, request: CloseRecord) -> Wait[None]:
@@ -157,24 +160,24 @@ class Record(Actor):
 
     async def _close(self, verdict: Verdict, agreed: list[int]) -> None:
         one = verdict.tournament_id
-        rows = [_ballot_row(one, ballot) for ballot in verdict.ballots]
+        rows = [ballot_row(one, ballot) for ballot in verdict.ballots]
         if agreed and _tells_who_agrees(verdict):
-            rows.append((SQL["count_ballots"], (one, _text(agreed))))
-        kept = _bounded(verdict)
-        row = (one, kept.status, kept.answer, _text(kept), kept.cost_nano_usd, int(kept.needs_review))
+            rows.append((SQL["count_ballots"], (one, as_json(agreed))))
+        kept = bounded(verdict)
+        row = (one, kept.status, kept.answer, as_json(kept), kept.cost_nano_usd, int(kept.needs_review))
         await self._end(one, [*rows, (SQL["close"], row)])
 
     @handles(AbandonRecord)
     def abandon(self, request: AbandonRecord) -> Wait[None]:
         """No verdict came of it."""
-        return Wait(self._end(request.tournament_id, [_left_row(request.tournament_id, request.why)]))
+        return Wait(self._end(request.tournament_id, [left_row(request.tournament_id, request.why)]))
 
     async def _end(self, one: str, rows: list[Row]) -> None:
         """Its last rows, now or, after a warning, when there is space: who asked hears its verdict in any case."""
         if self._running.get(one):
             return
         if sum(map(bool, self._running.values())) >= MOST_BEHIND and self._behind:
-            rows = [_left_row(one, NO_ROOM)]
+            rows = [left_row(one, NO_ROOM)]
         self._running[one] = rows
         try:
             await self._submit_last(one, rows)
@@ -204,8 +207,8 @@ class Record(Actor):
         asked: dict[str, Any] = {"before": query.before, "user": user, "last": query.last}
         if isinstance(query, Tournaments):
             asked |= {"needs_review": query.needs_review, "state": query.state, "task": query.task}
-            return [_row(row) for row in await self._store.survey(SQL["tournaments"], asked)]
-        return [_row(row) for row in await self._store.read(SQL["reviews"], asked)]
+            return [tournament_of(row) for row in await self._store.survey(SQL["tournaments"], asked)]
+        return [tournament_of(row) for row in await self._store.read(SQL["reviews"], asked)]
 
     @handles(ReadRecord)
     def read(self, request: ReadRecord) -> Wait[Stored]:
@@ -218,10 +221,10 @@ class Record(Actor):
             raise NotFound(f"there is no tournament `{one}` of yours; `daemonctl tournaments` lists them")
         *row, spec, terms, verdict = found[0]
         return Stored(
-            tournament=_row(row),
+            tournament=tournament_of(row),
             spec=None if spec is None else msgspec.json.decode(spec, type=AnswerSpec),
             terms=msgspec.json.decode(terms, type=Terms),
-            ballots=[_ballot(ballot) for ballot in await self._store.read(SQL["ballots"], (one,))],
+            ballots=[ballot_of(ballot) for ballot in await self._store.read(SQL["ballots"], (one,))],
             verdict=None if verdict is None else msgspec.json.decode(verdict, type=Verdict),
         )
 
@@ -248,13 +251,13 @@ class Record(Actor):
             if row.state == "running":
                 raise BadRequest(f"`{one}` still runs; review it when it is over")
             right = await asyncio.to_thread(review, asked.answer, stored.spec, stored.ballots)
-            now, answer = self._clock.now_us(), _start(right.answer, LONGEST_ANSWER)
-            before = None if row.reviewed_answer is None else _text(row.reviewed_answer)
+            now, answer = self._clock.now_us(), start_of(right.answer, LONGEST_ANSWER)
+            before = None if row.reviewed_answer is None else as_json(row.reviewed_answer)
             subject = f"{row.user}: {one}"
             audit = audit_row(
-                who, now, "reviews.resolve", subject, before=before, after=_text(answer), why=asked.why or None
+                who, now, "reviews.resolve", subject, before=before, after=as_json(answer), why=asked.why or None
             )
-            counted: Row = (SQL["count_reviewed"], (one, _text(right.slots)))
+            counted: Row = (SQL["count_reviewed"], (one, as_json(right.slots)))
             await self._store.submit(counted, (SQL["review"], (one, answer, now, who.account)), audit)
         live = [ballot for ballot in stored.ballots if ballot.status == "ok"]
         return Resolved(one, answer, *_sides(live, right.slots))
@@ -269,121 +272,3 @@ def _tells_who_agrees(verdict: Verdict) -> bool:
     """Whether its outcome says of each member whether it was right: one whose answer a judge liked less need not be wrong."""
     is_chosen = verdict.mode in {"pick", "fuse"} and verdict.agreement.method != "canonical"
     return verdict.status in DECIDED and not is_chosen
-
-
-def _left_row(one: str, why: str) -> Row:
-    return SQL["leave_unfinished"], (one, why)
-
-
-def _opened_row(opened: Opened) -> Row:
-    members = [seat.model for seat in opened.terms.members]
-    return (
-        SQL["add_tournament"],
-        (
-            *(opened.tournament_id, opened.created_at, opened.user, opened.app, opened.task_type, opened.mode),
-            _start(opened.prompt, LONGEST_PROMPT),
-            None if opened.spec is None else _text(opened.spec),
-            _text(opened.terms),
-            _text(members),
-        ),
-    )
-
-
-def _ballot_row(one: str, ballot: Ballot) -> Row:
-    latency = None if ballot.latency_ms is None else round(ballot.latency_ms * 1000)
-    answer = None if ballot.answer is None else _start(ballot.answer, LONGEST_ANSWER)
-    return (
-        SQL["put_ballot"],
-        (
-            *(one, ballot.slot, ballot.model, ballot.family, ballot.status, answer, _end(ballot.text), ballot.cluster),
-            *(ballot.why, ballot.cost_nano_usd, latency, ballot.usage_id, ballot.round, ballot.arrived),
-        ),
-    )
-
-
-def _bounded(verdict: Verdict) -> Verdict:
-    """As it is stored: without ballots, and with no answer above the bound."""
-    groups = [replace(cluster, answer=_start(cluster.answer, LONGEST_ANSWER)) for cluster in verdict.agreement.clusters]
-    told = verdict.agreement
-    return replace(
-        verdict,
-        answer=None if verdict.answer is None else _start(verdict.answer, LONGEST_ANSWER),
-        agreement=Agreement(told.method, told.top_share, told.margin, groups),
-        ballots=[],
-    )
-
-
-def _start(text: str, longest: int) -> str:
-    return _storable(text if len(text) <= longest else f"{text[: longest - 1]}…")
-
-
-def _end(text: str) -> str:
-    return _storable(text if len(text) <= LONGEST_TEXT else f"{CUT}{text[len(CUT) - LONGEST_TEXT :]}")
-
-
-def _storable(text: str) -> str:
-    """Without halves of surrogate pairs, which no database takes."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _text(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
-
-
-def _row(row: Sequence[Any]) -> TournamentRow:
-    (
-        one,
-        at,
-        user,
-        app,
-        task_type,
-        mode,
-        state,
-        status,
-        answer,
-        needs_review,
-        members,
-        prompt,
-        cost,
-        *reviewed,
-        why,
-    ) = row
-    reviewed_answer, reviewed_at, reviewed_by = reviewed
-    return TournamentRow(
-        tournament_id=one,
-        created_at=rfc3339(at),
-        user=user,
-        app=app,
-        task_type=task_type,
-        mode=mode,
-        state=state,
-        status=status,
-        answer=answer,
-        needs_review=bool(needs_review),
-        members=msgspec.json.decode(members),
-        prompt=prompt,
-        cost_nano_usd=cost,
-        reviewed_answer=reviewed_answer,
-        reviewed_at=None if reviewed_at is None else rfc3339(reviewed_at),
-        reviewed_by=reviewed_by,
-        why=why,
-    )
-
-
-def _ballot(row: Sequence[Any]) -> Ballot:
-    slot, model, family, status, answer, text, cluster, why, cost, latency, usage_id, wave, arrived = row
-    return Ballot(
-        slot=slot,
-        model=model,
-        family=family,
-        status=status,
-        answer=answer,
-        text=text,
-        cluster=cluster,
-        why=why,
-        cost_nano_usd=cost,
-        latency_ms=None if latency is None else latency / 1000,
-        usage_id=usage_id,
-        round=wave,
-        arrived=arrived,
-    )
