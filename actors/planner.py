@@ -19,7 +19,8 @@ from actors.rules.catalogue import Catalogue
 from actors.rules.experiments import Experiment
 from actors.rules.hints import in_language
 from actors.rules.matrix import TaskConfig
-from actors.rules.routing import Asked, Plan, plan, resolve_choice, retired_why, unlisted_why
+from actors.rules.names import resolve_choice, retired_why, unlisted_why
+from actors.rules.routing import Asked, Plan, plan
 from actors.rules.tokens import PromptTokens
 from actors.tokenizer import Tokenizer
 from protocols.chat import Chat

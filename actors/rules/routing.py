@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -13,7 +12,7 @@ from actors.rules.candidates import Chosen, Target, World
 from actors.rules.catalogue import NOTHING, described
 from actors.rules.experiments import Drawn
 from actors.rules.hints import parse_hint
-from actors.rules.near import nearest_models
+from actors.rules.names import provider_named, resolve
 from actors.rules.orchestrator import Wishes
 from protocols.errors import (
     BadRequest,
@@ -23,7 +22,6 @@ from protocols.errors import (
     QuorumError,
     RateLimited,
     UnknownModel,
-    UnknownProvider,
 )
 from protocols.model import Tier, split_model_id
 from protocols.provider import AVAILABLE, ProviderView, about_it
@@ -146,7 +144,7 @@ def _chosen(asked: Asked, world: World, made: Plan) -> list[Target]:
         return [_taken(target, "the call names the model", made)]
     if asked.provider is not None:
         made.reason = "explicit_provider"
-        view = _provider(asked.provider, world, made.steps)
+        view = provider_named(asked.provider, world, made.steps)
         own = _own_at(view, asked)
         first = own or world.first_of(view.name)
         if first is None:
@@ -201,8 +199,8 @@ def _hinted(asked: Asked, said: str, world: World, made: Plan) -> Asked:
     made.steps.append(Step("hint", hint.name, f"the hint `{said}` names {language}`{hint.name}`"))
     alias = world.aliases.get(hint.name)
     target = None if alias is None or split_model_id(alias) is None else resolve(hint.name, None, world, [])
-    provider = _provider(hint.name, world, []).name if target is None else target.provider
-    if asked.provider is not None and _provider(asked.provider, world, []).name != provider:
+    provider = provider_named(hint.name, world, []).name if target is None else target.provider
+    if asked.provider is not None and provider_named(asked.provider, world, []).name != provider:
         raise _contradicted("provider", asked.provider, hint.name)
     if asked.model is not None:
         try:
@@ -224,7 +222,7 @@ def _lower(asked: Asked, world: World, made: Plan) -> Iterator[Target]:
     """What the lower steps give: the user's model of a provider that is named beside the model, the defaults, then the first model of
     each provider, simulated ones only if there is no other. Where the orchestrator has none, nothing below it steps in."""
     if asked.model is not None and asked.provider is not None:
-        view = _provider(asked.provider, world, [])
+        view = provider_named(asked.provider, world, [])
         beside = _own_at(view, asked) or world.first_of(view.name)
         if beside is not None and world.counts(beside):
             yield beside
@@ -299,95 +297,6 @@ def _wishes(asked: Asked) -> Wishes | None:
     return asked.arm_wishes if of_task else asked.wishes
 
 
-def resolve_choice(model: str | None, provider: str | None, world: World) -> Target:
-    """What a user chooses, as a target; its model is empty when only a provider is named. Raises as `resolve` does."""
-    if model is not None:
-        return resolve(model, provider, world, [])
-    if provider is None:
-        raise BadRequest("name a model, or a provider of which you have one")
-    return Target(_provider(provider, world, []).name, "")
-
-
-def retired_why(target: Target, world: World) -> str | None:
-    """Why calls to a model will be refused although it is kept: it is retired. Its successor is named."""
-    entry, view = world.entries.get(str(target), NOTHING), world.view(target.provider)
-    if view is not None and target.model:
-        entry = described(entry, view, target.model)
-    if not entry.retired:
-        return None
-    successor = f"; its successor is `{entry.successor}`" if entry.successor else ""
-    return f"`{target}` is retired{successor}; it is kept, but calls to it are refused"
-
-
-def unlisted_why(target: Target, world: World) -> str | None:
-    """Why a model may not be there: neither its provider, which lists others, nor the config has it. The nearest are named."""
-    view = world.view(target.provider)
-    if not target.model or view is None or not view.models:
-        return None
-    prefix = f"{view.name}:"
-    known = (*view.models, *(key.removeprefix(prefix) for key in world.entries if key.startswith(prefix)))
-    if target.model in known:
-        return None
-    near = nearest_models(target.model, known, 1)
-    hint = f"; the nearest is `{prefix}{near[0]}`" if near else "; `daemonctl models` lists what there is"
-    return f"`{view.name}` does not list `{target.model}`, which is kept all the same{hint}"
-
-
-def resolve(name: str, provider: str | None, world: World, steps: list[Step]) -> Target:
-    """A model's name as a target: `provider:model` split at the first colon, an alias, or the bare name beside `provider`.
-
-    A name that this provider itself has goes before an alias.
-    Raises UnknownProvider, UnknownModel, BadRequest.
-    """
-    view = None if provider is None else _provider(provider, world, steps)
-    alias = None if view is not None and _offers(view, name, world) else world.aliases.get(name)
-    if alias is not None and split_model_id(alias) is not None:
-        steps.append(Step("alias", alias, f"`{name}` is an alias"))
-        name = alias
-    parts = split_model_id(name)
-    named = _known(parts[0], world) if parts else None
-    if view is not None:
-        if named is not None and named != view.name:
-            raise BadRequest(
-                f"`model` names the provider `{named}`, `provider` says `{view.name}`; leave one of them out"
-            )
-        return Target(view.name, parts[1] if parts and named is not None else name)
-    if parts is None:
-        raise UnknownModel(
-            f"`{name}` names no provider; write <provider>:<model>{_near_model(name, world)}", detail={"model": name}
-        )
-    return Target(_provider(parts[0], world, steps).name, parts[1])
-
-
-def _provider(name: str, world: World, steps: list[Step]) -> ProviderView:
-    known = _known(name, world)
-    view = world.view(known) if known is not None else None
-    if view is None:
-        names = [v.name for v in world.views]
-        near = difflib.get_close_matches(name, [*names, *(a for a in world.aliases if _known(a, world))], n=1)
-        hint = f"did you mean `{near[0]}`? " if near else ""
-        whose = f", which the alias `{name}` stands for" if name in world.aliases else ""
-        raise UnknownProvider(
-            f"there is no provider `{world.aliases.get(name, name)}`{whose}; {hint}there are: {', '.join(names) or 'none'}",
-            detail={"provider": name},
-        )
-    if known != name:
-        steps.append(Step("alias", view.name, f"`{name}` is an alias"))
-    return view
-
-
-def _known(name: str, world: World) -> str | None:
-    """A provider's name, or the one that an alias stands for."""
-    if name in world.by_name:
-        return name
-    alias = world.aliases.get(name)
-    return alias if alias in world.by_name else None
-
-
-def _offers(view: ProviderView, model: str, world: World) -> bool:
-    return model in view.models or f"{view.name}:{model}" in world.entries
-
-
 def _fault(target: Target, world: World) -> QuorumError | None:
     """Why a target can't be used right now, or None."""
     view = world.view(target.provider)
@@ -442,9 +351,3 @@ def _taken(target: Target, why: str, made: Plan) -> Target:
     """The target of the step that decides."""
     made.steps.append(Step(made.reason, str(target), why))
     return target
-
-
-def _near_model(name: str, world: World) -> str:
-    exact = next((f"{view.name}:{name}" for view in world.views if name in view.models), None)
-    near = nearest_models(name, world.offered, 1) if exact is None else [exact]
-    return f", perhaps `{near[0]}`" if near else ""

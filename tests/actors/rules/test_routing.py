@@ -7,9 +7,10 @@ from actors.rules.candidates import World
 from actors.rules.catalogue import Catalogue, ModelConfig
 from actors.rules.experiments import Drawn
 from actors.rules.matrix import TaskConfig
+from actors.rules.names import resolve_choice, unlisted_why
 from actors.rules.orchestrator import Wishes
 from actors.rules.pricing import Price
-from actors.rules.routing import OF_THE_CALL, Asked, plan, resolve_choice, unlisted_why
+from actors.rules.routing import OF_THE_CALL, Asked, plan
 from protocols.errors import BadRequest, UnknownProvider
 from protocols.provider import ProviderView
 
