@@ -128,7 +128,11 @@ def test_killed_at_this_moment_the_books_balance_and_the_tournament_is_unfinishe
         daemon.start()
         balanced(daemon)
         left = newest(daemon)
-        assert (left["state"], left["status"], left["why"]) == ("unfinished", None, "the daemon ended before its verdict was stored")
+        assert (left["state"], left["status"], left["why"]) == (
+            "unfinished",
+            None,
+            "the daemon ended before its verdict was stored",
+        )
         rows = attempts(daemon, left["tournament_id"])
         assert Counter(row["status"] for row in rows) == expected
         charged = {"not_sent": {0}, "ok": {COST}, "unknown": {BOUND, JUDGE_TOKENS * TOKEN_NANO}}
