@@ -206,6 +206,20 @@ def test_a_jury_asks_several_at_once(upstream):
         assert seen == [True] * 6
 
 
+def test_answers_that_are_dearer_than_was_thought_are_shown_shorter(upstream):
+    with several.judge() as (url, prompts):
+        paid = [provider("bench", "openai", url), priced("bench:judge", usd_in=100.0, usd_out=0.0)]
+        with running_daemon.running(several.config(upstream, *paid)) as daemon:
+            long = [f"{name}:{model(chunks=count)}" for name, count in (("one", 2000), ("two", 2100))]
+            verdict = ask(
+                daemon, *long, prompt="是非曲直 " * 3, answer=None, mode="pick", judge="bench:judge", max_tokens=20_000
+            )
+            assert (verdict["status"], verdict["missing"]) == ("dispute", [])
+            assert all("characters left out" in prompt and len(prompt) < 5000 for prompt in prompts)
+            assert len(prompts) == 2
+            balanced(daemon)
+
+
 # ---- an aggregator
 
 SCRIBES: dict[str, tuple[str, str, str]] = {
