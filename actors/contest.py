@@ -20,8 +20,9 @@ from actors.rules.verdict import LATE, asked_by
 from actors.rules.waves import Asked, Launch, Played, Standing, Stop, Wait, step
 from protocols.chat import Reply
 from protocols.errors import DeadlineExceeded, QuorumError
+from protocols.record import Seat
 from protocols.settings import Mode
-from protocols.tournament import AnswerSpec, Ballot, BallotStatus, Cast, Launched, Missing, Progress, Seat
+from protocols.tournament import AnswerSpec, Ballot, BallotStatus, Cast, Launched, Missing, Progress
 
 SLOW_TO_READ = 4096
 """Characters of a reply whose answer is sought beside the loop: code and JSON that long may take many milliseconds."""

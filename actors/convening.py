@@ -28,9 +28,10 @@ from actors.rules.waves import Member, arranged
 from protocols.chat import Chat, Message
 from protocols.errors import BadRequest, NoEligibleModel, QuorumError
 from protocols.model import ModelInfo
+from protocols.record import ReadReliability, Seat, Terms
 from protocols.session import Preferences
 from protocols.settings import Mode
-from protocols.tournament import AnswerSpec, Missing, ReadReliability, Seat, Terms, Tournament
+from protocols.tournament import AnswerSpec, Missing, Tournament
 
 TYPICAL = "word " * (SHOWN // 5)
 """What an answer that is not there yet is taken to be, for the bound of who will judge it."""

@@ -15,9 +15,10 @@ from protocols.budget import Reserve
 from protocols.chat import Message
 from protocols.errors import QuorumError
 from protocols.money import NanoUSD
+from protocols.record import Seat, Terms
 from protocols.session import Preferences
 from protocols.settings import Mode
-from protocols.tournament import AnswerSpec, Missing, Progress, Seat, Terms, Tournament
+from protocols.tournament import AnswerSpec, Missing, Progress, Tournament
 
 SHOWN = 4000
 """Characters of an answer that a judge is shown at most; fewer where more would cost more than is held."""

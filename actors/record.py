@@ -29,11 +29,9 @@ from actors.store.tournament_rows import (
     tournament_of,
 )
 from protocols.errors import BadRequest, LedgerReadonly, NotFound, QuorumError
-from protocols.tournament import (
+from protocols.record import (
     LONGEST_ANSWER,
     AbandonRecord,
-    AnswerSpec,
-    Ballot,
     CloseRecord,
     KeepBallot,
     ListTournaments,
@@ -51,8 +49,8 @@ from protocols.tournament import (
     Terms,
     TournamentRow,
     Tournaments,
-    Verdict,
 )
+from protocols.tournament import AnswerSpec, Ballot, Verdict
 
 LOST = "the daemon ended before its verdict was stored"
 NO_ROOM = "its verdict could not be stored"

@@ -37,22 +37,10 @@ from protocols.errors import (
     QuorumError,
 )
 from protocols.money import NanoUSD, usd_text
+from protocols.record import AbandonRecord, CloseRecord, KeepBallot, Opened, OpenRecord, Seat
 from protocols.request import Request
 from protocols.session import Preferences, Spent
-from protocols.tournament import (
-    AbandonRecord,
-    Ballot,
-    Bounded,
-    Cancelled,
-    CloseRecord,
-    Decided,
-    KeepBallot,
-    Opened,
-    OpenRecord,
-    Seat,
-    Tournament,
-    Verdict,
-)
+from protocols.tournament import Ballot, Bounded, Cancelled, Decided, Tournament, Verdict
 from protocols.usage import AttemptEnd
 
 MOST_AT_ONCE = 256

@@ -9,17 +9,8 @@ from actors.rules.consensus import Count, Vote, agreement, found, needs_review, 
 from actors.rules.verdict import asked_by, first, outcome, rule_of
 from actors.rules.waves import Launch, Standing, Stop, step
 from protocols.money import NanoUSD
-from protocols.tournament import (
-    Agreement,
-    AnswerSpec,
-    Ballot,
-    Cluster,
-    Missing,
-    Opened,
-    Seat,
-    Terms,
-    Verdict,
-)
+from protocols.record import Opened, Seat, Terms
+from protocols.tournament import Agreement, AnswerSpec, Ballot, Cluster, Missing, Verdict
 
 BOOL = AnswerSpec(type="bool")
 MODELS = ("openai:a", "anthropic:b", "google:c", "mistral:d", "ollama:e", "deepseek:f", "xai:g")

@@ -19,8 +19,8 @@ from protocols.chat import TokenCount
 from protocols.model import ModelInfo
 from protocols.money import NanoUSD
 from protocols.provider import BillingOnCancel, ProviderView
+from protocols.record import Reliability
 from protocols.settings import Mode
-from protocols.tournament import Reliability
 
 UNKNOWN_SCORE = 0.5
 """The reliability of a model without a record: what the smoothed score of no tournaments is."""

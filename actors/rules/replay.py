@@ -22,21 +22,9 @@ from actors.rules.verdict import LATE, asked_by, counted, first, outcome, rule_o
 from actors.rules.waves import Asked, Launch, Played, Standing, Stop, Wait, step
 from protocols.errors import BadRequest
 from protocols.money import NanoUSD
+from protocols.record import CUT, Difference, Replay, Replayed, Seat, Stored, Terms
 from protocols.settings import Mode
-from protocols.tournament import (
-    CUT,
-    AnswerSpec,
-    AnswerType,
-    Ballot,
-    Difference,
-    Missing,
-    Replay,
-    Replayed,
-    Seat,
-    Stored,
-    Terms,
-    Verdict,
-)
+from protocols.tournament import AnswerSpec, AnswerType, Ballot, Missing, Verdict
 
 LAST_MS = 1e12
 """When one that is not stored comes, in milliseconds: after all that are."""

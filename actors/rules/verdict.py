@@ -13,8 +13,9 @@ from actors.rules.canonical import Canonical, canonical
 from actors.rules.consensus import EXACT, Count, Finding, Rule, Vote, threshold
 from actors.rules.waves import Asked, Member, Played
 from protocols.errors import BadRequest
+from protocols.record import Seat, Terms
 from protocols.settings import Mode
-from protocols.tournament import AnswerSpec, Seat, Status, Terms
+from protocols.tournament import AnswerSpec, Status
 
 LATE = "deadline"
 """Why a member's ballot is missing that had not answered at the deadline."""

@@ -11,17 +11,8 @@ from msgspec.structs import replace
 from actors.clock import rfc3339
 from actors.store.queries import load
 from actors.store.sqlite import Row
-from protocols.tournament import (
-    CUT,
-    LONGEST_ANSWER,
-    LONGEST_PROMPT,
-    LONGEST_TEXT,
-    Agreement,
-    Ballot,
-    Opened,
-    TournamentRow,
-    Verdict,
-)
+from protocols.record import CUT, LONGEST_ANSWER, LONGEST_PROMPT, LONGEST_TEXT, Opened, TournamentRow
+from protocols.tournament import Agreement, Ballot, Verdict
 
 SQL = load("record", first=700)
 

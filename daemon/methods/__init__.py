@@ -28,12 +28,13 @@ from protocols.events import Events
 from protocols.overrides import OverridesGrant, OverridesList, OverridesRevoke
 from protocols.performance import Feedback, PerformanceQuery, UsageStatsQuery
 from protocols.provider import Models, Providers
+from protocols.record import Replay, Reviews, ReviewsResolve, Show, Tournaments
 from protocols.routing import Recommend
 from protocols.rpc import Ping
 from protocols.session import Sessions, SessionsClose, SessionsOpen
 from protocols.settings import SettingsGet, SettingsSet, SettingsShow, SettingsUnset
 from protocols.status import Status
-from protocols.tournament import Replay, Reviews, ReviewsResolve, Show, Tournament, Tournaments
+from protocols.tournament import Tournament
 from protocols.usage import Holds, HoldsResolve, LedgerVerify, SpendQuery, UsageQuery
 from protocols.users import (
     AddModel,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from daemon.methods.method import Caller
 from daemon.world import World
-from protocols.tournament import (
+from protocols.record import (
     ListTournaments,
     ReadRecord,
     Replay,

@@ -12,14 +12,12 @@ from actors.store.sqlite import open_store
 from actors.supervise import Supervisor
 from protocols.audit import Actor
 from protocols.errors import BadRequest, LedgerReadonly, NotFound
-from protocols.tournament import (
+from protocols.record import (
     CUT,
     LONGEST_ANSWER,
     LONGEST_PROMPT,
     LONGEST_TEXT,
     AbandonRecord,
-    Agreement,
-    AnswerSpec,
     CloseRecord,
     KeepBallot,
     ListTournaments,
@@ -33,6 +31,7 @@ from protocols.tournament import (
     Reviews,
     Tournaments,
 )
+from protocols.tournament import Agreement, AnswerSpec
 
 pytestmark = pytest.mark.anyio
 

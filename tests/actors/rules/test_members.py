@@ -20,7 +20,7 @@ from actors.rules.orchestrator import Wishes
 from actors.rules.pricing import FREE, Dated, Price
 from protocols.model import ModelInfo
 from protocols.provider import ProviderView
-from protocols.tournament import Reliability
+from protocols.record import Reliability
 
 ANY = Task()
 PREMIUM, BALANCED, BUDGET = Wishes("premium"), Wishes("balanced"), Wishes("budget")

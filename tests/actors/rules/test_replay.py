@@ -8,7 +8,8 @@ from tournaments import MODELS, ballot, opened, played, terms, verdict
 
 from actors.rules.replay import replayed
 from protocols.errors import BadRequest
-from protocols.tournament import CUT, AnswerSpec, Missing, Replay, Stored, TournamentRow
+from protocols.record import CUT, Replay, Stored, TournamentRow
+from protocols.tournament import AnswerSpec, Missing
 
 
 def stored(asked, ballots, told=None, state="done"):

@@ -10,7 +10,8 @@ from actors.rules.consensus import Count, Finding, Rule, Vote, found
 from actors.rules.verdict import NOTHING, Outcome, asked_by, best, first, outcome, rule_of, tolerance_of
 from actors.rules.waves import Member
 from protocols.errors import BadRequest
-from protocols.tournament import AnswerSpec, Seat, Terms
+from protocols.record import Seat, Terms
+from protocols.tournament import AnswerSpec
 
 YES, NO = Canonical("yes", "Yes"), Canonical("no", "No")
 

@@ -17,7 +17,7 @@ from actors.store.queries import Statement, load, migrations
 from actors.store.sqlite import StoreRefused, open_store
 from actors.supervise import Supervisor
 from protocols.budget import Account, Balance, ReadBooks, ReadGroups, Verify
-from protocols.tournament import CloseRecord, OpenRecord, ReadRecord, ReadReliability
+from protocols.record import CloseRecord, OpenRecord, ReadRecord, ReadReliability
 from protocols.usage import SpendQuery
 
 pytestmark = pytest.mark.anyio
