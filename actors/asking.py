@@ -131,11 +131,12 @@ class Asking:
     async def ask(self, prepared: Prepared, target: Target, call: ChatCall, held: Held) -> Reply:
         """Asks one provider. Raises QuorumError; the hold is settled in any case."""
         chat, source = prepared.quotes.request(target), self._sources[target.provider]
+        request = None
         try:
             request = source.dialect.chat(chat, target.model, prepared.quotes.of(target).longest_answer)
-        except QuorumError:
-            await held.void()  # a group may have taken it
-            raise
+        finally:
+            if request is None:
+                await held.void()  # a group may have taken it
         question = Question(source, target.model, request, held.usage_id, call.emit if chat.stream else None)
         async with held:
             try:
