@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 
-import structlog
 from msgspec import Struct
 
 from actors.asking import Asking
@@ -13,23 +12,17 @@ from actors.attempt import Held
 from actors.group import GroupHold
 from actors.limit import Limit
 from actors.panel import Bid, Panel
+from actors.reading import UNPARSED, sought
 from actors.rules.canonical import Canonical
 from actors.rules.consensus import Vote
-from actors.rules.contract import extract
 from actors.rules.verdict import LATE, asked_by
 from actors.rules.waves import Asked, Launch, Played, Standing, Stop, Wait, step
 from protocols.chat import Reply
 from protocols.errors import DeadlineExceeded, QuorumError
 from protocols.record import Seat
 from protocols.settings import Mode
-from protocols.tournament import AnswerSpec, Ballot, BallotStatus, Cast, Launched, Missing, Progress
+from protocols.tournament import Ballot, BallotStatus, Cast, Launched, Missing, Progress
 
-SLOW_TO_READ = 4096
-"""Characters of a reply whose answer is sought beside the loop: code and JSON that long may take many milliseconds."""
-
-log = structlog.get_logger("tournament")
-
-UNPARSED = "no answer of the declared type stands in its reply's last line"
 EMPTY = "its reply was empty"
 CUT_SHORT = "its reply was cut at `max_tokens`, and no answer of the declared type stands in it"
 
@@ -215,7 +208,7 @@ class Contest:
         spec, said = self._panel.spec, bool(reply.text.strip())
         run.response_tokens = run.held.ended.tokens.response if run.held is not None else 0
         if spec is not None:
-            run.answer = await _sought(reply.text, spec)
+            run.answer = await sought(reply.text, spec)
         elif said:
             run.answer = Canonical(f"slot-{run.seat.slot}", reply.text)
         if run.answer is None:
@@ -267,17 +260,6 @@ class Contest:
             await asyncio.wait(tasks)
         for task, slot in tasks.items():
             await self._read(self.runs[slot], task)
-
-
-async def _sought(text: str, spec: AnswerSpec) -> Canonical | None:
-    """The answer of a reply, whatever it is: one that no reader can take is no vote, and costs nobody else's."""
-    try:
-        if len(text) < SLOW_TO_READ:
-            return extract(text, spec)
-        return await asyncio.to_thread(extract, text, spec)
-    except (RecursionError, MemoryError, ValueError):
-        log.warning("reply_unreadable", characters=len(text), type=spec.type)
-        return None
 
 
 def _lanes(named: Mapping[int, str | None], waiting: Collection[int]) -> dict[int, Lane]:

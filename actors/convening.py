@@ -11,14 +11,14 @@ from msgspec.structs import replace
 from actors.asking import Asking, ChatCall
 from actors.base import Ref
 from actors.clock import Ids
-from actors.panel import BEST, OWN_ANSWER, SHOWN, Bid, Narrower, Panel, TournamentCall, judges_preferences
+from actors.panel import OWN_ANSWER, SHOWN, Bid, Narrower, Panel, TournamentCall, judges_preferences
 from actors.planner import Planner, Prepared
 from actors.record import Record
 from actors.rules.candidates import World
 from actors.rules.canonical.choice import distinct
 from actors.rules.consensus import FEWEST_LIVE
 from actors.rules.contract import with_contract
-from actors.rules.judge_chats import comparison_chat, fusing_chat, grouping_chat
+from actors.rules.judge_chats import comparison_chat, grouping_chat
 from actors.rules.judging import MOST_CALLS, Candidate, is_own, most_calls, most_judges, two_orders
 from actors.rules.matrix import Task, known, known_task
 from actors.rules.members import choose_aggregator, choose_judges, choose_members, default_mode
@@ -228,9 +228,10 @@ class Panels:
 
     async def _judges(self, about: _Convening, mode: Mode, seats: Sequence[Seat]) -> list[str]:
         """Who judges, where anybody does: in `pick` and `fuse` always, in a `vote` what no type compares."""
-        if mode in {"race", "cascade"} or (mode == "vote" and about.spec is not None):
-            return []
         said = about.call.params.judge
+        if mode in {"race", "cascade"} or (mode == "vote" and about.spec is not None):
+            await self._named(about, [said] if isinstance(said, str) else said or (), [])  # a slip is told all the same
+            return []
         if said is not None:
             names = [said] if isinstance(said, str) else said
             return list(dict.fromkeys(await self._named(about, names, about.unheard)))
@@ -272,7 +273,7 @@ class Panels:
             )
         if model is None:
             return None
-        chat = fusing_chat(panel.question, candidates, BEST, SHOWN, panel.seed, params.max_tokens)
+        chat = panel.fusing_chat(candidates, SHOWN, params.max_tokens)
         try:
             return await self._bid(about, _apart(chat, model), about.preferences)
         except QuorumError as fault:
@@ -333,6 +334,8 @@ def _spec(params: Tournament) -> AnswerSpec | None:
     spec = AnswerSpec(type=params.answer) if isinstance(params.answer, str) else params.answer
     if spec is not None and spec.type == "choice" and len(spec.choices) < 2:  # noqa: PLR2004  of one there is no choice
         raise BadRequest('`answer` of the type choice names its choices: {"type": "choice", "choices": ["A", "B"]}')
+    if spec is not None and spec.choices and spec.type != "choice":
+        raise BadRequest(f"`answer.choices` are of the type choice, but `answer.type` is {spec.type}; leave one out")
     if spec is not None and not distinct(spec.choices):
         raise BadRequest("two of the `answer.choices` are the same, or one is empty; name each once")
     return spec

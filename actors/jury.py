@@ -12,9 +12,10 @@ from msgspec.structs import replace
 from actors.asking import Asking
 from actors.attempt import Held
 from actors.group import GroupHold
-from actors.panel import BEST, OWN_ANSWER, SHOWN, Bid, Panel, judges_preferences
+from actors.panel import OWN_ANSWER, SHOWN, Bid, Panel, judges_preferences
 from actors.planner import Planner, Prepared
-from actors.rules.judge_chats import comparison_chat, fusing_chat, grouping_chat, groups_of, verdict_of
+from actors.reading import UNPARSED, sought
+from actors.rules.judge_chats import comparison_chat, grouping_chat, groups_of, verdict_of
 from actors.rules.judging import (
     Candidate,
     Comparison,
@@ -129,7 +130,7 @@ class Jury:
             return None
         self._emit(Judging(str(bid.target), "writes one answer of the best"))
         (reply,) = await self._all(
-            [(bid, lambda shown: fusing_chat(panel.question, ranked, BEST, shown, panel.seed, max_tokens))],
+            [(bid, lambda shown: panel.fusing_chat(ranked, shown, max_tokens))],
             self._preferences,
             self._until,
         )
@@ -139,6 +140,9 @@ class Jury:
             self._miss(Missing(str(bid.target), "cut", CUT_ANSWER))
         elif not reply.text.strip():
             self._miss(Missing(str(bid.target), "unparsed", NO_ANSWER))
+        elif panel.spec is not None and await sought(reply.text, panel.spec) is None:
+            self._miss(Missing(str(bid.target), "unparsed", UNPARSED))
+            return None
         return reply.text if reply.text.strip() else None
 
     # ---- judges

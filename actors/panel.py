@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct, field
 
@@ -10,9 +10,12 @@ from actors.asking import ChatCall
 from actors.planner import Prepared
 from actors.rules.candidates import Target
 from actors.rules.consensus import Rule
+from actors.rules.contract import with_contract
+from actors.rules.judge_chats import fusing_chat
+from actors.rules.judging import Candidate
 from protocols.audit import Actor
 from protocols.budget import Reserve
-from protocols.chat import Message
+from protocols.chat import Chat, Message
 from protocols.errors import QuorumError
 from protocols.money import NanoUSD
 from protocols.record import Seat, Terms
@@ -93,6 +96,11 @@ class Panel(Struct, kw_only=True):
         members = [self.bids[seat.slot] for seat in self.terms.members if seat.slot in self.bids]
         judges = [bid for bids in self.judging.values() for bid in bids]
         return (*members, *judges, *([self.fusing] if self.fusing else []))
+
+    def fusing_chat(self, ranked: Sequence[Candidate], shown: int, max_tokens: int | None) -> Chat:
+        """What the aggregator is asked, showing so many characters of each answer; the answer's type has its form there, too."""
+        chat = fusing_chat(self.question, ranked, BEST, shown, self.seed, max_tokens)
+        return chat if self.spec is None else with_contract(chat, self.spec)
 
     @property
     def bound(self) -> NanoUSD:

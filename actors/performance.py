@@ -13,7 +13,7 @@ from actors.clock import Clock, id_after, rfc3339
 from actors.store.queries import load
 from actors.store.sqlite import Store
 from actors.users import Users
-from protocols.errors import NotFound
+from protocols.errors import BadRequest, NotFound
 from protocols.performance import (
     FAULTS_OF_PROVIDERS,
     ArmPerformance,
@@ -65,7 +65,7 @@ class Performance(Actor):
         return FeedbackKept(call_id, usage_id, model, said.rating, said.comment, rfc3339(now))
 
     async def _attempt(self, said: KeepFeedback) -> tuple[str, str, str]:
-        """The call that is meant, and the attempt and model that it came to. Raises NotFound."""
+        """The call that is meant, and the attempt and model that it came to. Raises NotFound, BadRequest for a tournament nobody won."""
         named = await self._store.read(SQL["call_of_attempt"], (said.call_id,))
         call_id = named[0][0] if named else said.call_id
         try:
@@ -73,13 +73,17 @@ class Performance(Actor):
         except ValueError:
             found = []
         else:
-            asked = {"call_id": call_id, "until": until, "user": said.whose}
+            asked = {"call_id": call_id, "until": until, "user": said.whose, "named": said.call_id}
             found = await self._store.read(SQL["rated_attempt"], asked)
         if not found:
             raise NotFound(
                 f"no call of yours that has ended is `{said.call_id}`; an answer has its `call_id`, `daemonctl usage` lists them"
             )
-        ((usage_id, model),) = found
+        ((usage_id, model, nobodys),) = found
+        if nobodys:
+            raise BadRequest(
+                "this tournament has no winner; rate a ballot by its usage row, which `daemonctl usage` lists"
+            )
         return call_id, usage_id, model
 
     @handles(ReadModels)

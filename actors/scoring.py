@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from actors.contest import Contest
 from actors.jury import Jury
 from actors.panel import Panel
+from actors.reading import sought
 from actors.rules.consensus import FEWEST_LIVE, Finding, agreement, agrees, found, unscored
-from actors.rules.contract import extract
 from actors.rules.judging import Candidate, Ranking, grouped_votes, told
 from actors.rules.verdict import DECIDED, NOTHING, Outcome, counted, first, outcome
 from actors.rules.waves import Played
@@ -45,7 +45,7 @@ async def score(panel: Panel, contest: Contest, played: Played, jury: Jury, max_
     if panel.mode in {"pick", "fuse"}:
         ranking = await jury.ranking(candidates, failed=count.failed, cut=played.cut)
         picked = await _picked(panel, jury, ranking, by_type, max_tokens)
-        return picked if by_type is None else _by_type(panel, by_type, picked, models)
+        return picked if by_type is None else await _by_type(panel, by_type, picked, models)
     if by_type is not None:
         return _of(by_type, models, outcome(by_type), "canonical")
     partition = await jury.partition(candidates) if len(candidates) >= FEWEST_LIVE else None
@@ -74,7 +74,7 @@ async def _picked(
         answer=answer,
         kind=kind,
         slot=None if best is None or kind == "fused" else best.slot,
-        clusters=[(each.slot,) for each in ranked],
+        clusters=[(each.slot,) for each in ranked] if ranking.judged else [],
     )
 
 
@@ -85,10 +85,10 @@ def _first_of(ranked: Sequence[Candidate], by_type: Finding | None) -> Candidate
     return next((each for each in ranked if each.slot in agreed), next(iter(ranked), None))
 
 
-def _by_type(panel: Panel, finding: Finding, picked: Scored, models: Mapping[int, str]) -> Scored:
+async def _by_type(panel: Panel, finding: Finding, picked: Scored, models: Mapping[int, str]) -> Scored:
     """The type says whether they agree. Judges or an aggregator that answer otherwise make a dispute of it, not another consensus."""
     assert panel.spec is not None
-    said = None if picked.answer is None else extract(picked.answer, panel.spec)
+    said = None if picked.answer is None else await sought(picked.answer, panel.spec)
     winner = finding.winner
     same = said is not None and winner is not None and agrees(said, winner.answer, panel.rule.tolerance)
     decided = finding.status in DECIDED

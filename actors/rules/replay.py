@@ -121,7 +121,9 @@ def _changed(stored: Stored, change: Replay) -> Setting:
         raise BadRequest(f"`{change.tournament_id}` still runs; replay it when it is over")
     told = {name: getattr(change, name) for name in ("threshold", "min_live", "veto")}
     terms = replace(stored.terms, **{name: value for name, value in told.items() if value is not None})
-    return Setting(_spec(stored, change), terms, _mode(stored, change))
+    setting = Setting(_spec(stored, change), terms, _mode(stored, change))
+    rule_of(setting.terms, setting.spec)  # terms that are none are told, also where nobody goes by them
+    return setting
 
 
 def _mode(stored: Stored, change: Replay) -> Mode:

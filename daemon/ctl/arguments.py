@@ -124,4 +124,5 @@ def _nearest(word: str, known: Any) -> str:
 
 
 def _listed(commands: Sequence[Entry]) -> str:
-    return "\n".join(f"  {command.name:18}{command.summary}" for command in commands)
+    width = max(len(command.name) for command in commands) + 2
+    return "\n".join(f"  {command.name:{width}}{command.summary}" for command in commands)

@@ -20,7 +20,7 @@ def options(parser: ArgumentParser) -> None:
     """Of which call, and what."""
     parser.add_argument("call_id", metavar="ID", help="the call, or its row, as `usage` lists it")
     parser.add_argument("rating", metavar="RATING", type=rating, help="from -1 (bad) to 1 (good)")
-    parser.add_argument("comment", metavar="COMMENT", nargs="*", help="why")
+    parser.add_argument("comment", metavar="COMMENT", nargs="*", default=[], help="why")
 
 
 def run(arguments: Namespace, connect: Connect) -> int:

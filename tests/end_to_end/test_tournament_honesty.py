@@ -11,7 +11,7 @@ import running_daemon
 import simulated_provider
 from running_daemon import Daemon, priced, provider
 
-from protocols.errors import ProviderFailed
+from protocols.errors import BadRequest, ProviderFailed, QuorumError
 
 NAMES = ("one", "two", "three", "four")
 
@@ -29,7 +29,12 @@ def daemon() -> Iterator[Daemon]:
     with simulated_provider.running(models=["sim"]) as upstream:
         config = "".join(provider(name, "openai", upstream.base_url("openai")) for name in NAMES[:3])
         config += provider("four", "anthropic", upstream.base_url("anthropic"))
-        judges = [says("four", "ANSWER: A"), says("four", "ANSWER: tie"), says("four", "The answer is no.\nANSWER: no")]
+        judges = [
+            says("four", "ANSWER: A"),
+            says("four", "ANSWER: tie"),
+            says("four", "The answer is no.\nANSWER: no"),
+            says("four", "Yes, it is so."),
+        ]
         config += priced(*YES.values(), *NO.values(), *judges)
         with running_daemon.running(config) as daemon:
             yield daemon
@@ -78,3 +83,42 @@ def test_a_chat_whose_models_all_fail_hears_why():
             with pytest.raises(ProviderFailed, match="none of the 2 models") as failed:
                 daemon.call("chat", messages=messages, tournament=True)
             assert failed.value.detail["tournament_id"]
+
+
+def test_an_aggregator_that_writes_prose_for_a_type_gave_no_word(daemon):
+    members, judge = [YES[name] for name in NAMES[:3]], says("four", "ANSWER: tie")
+    scribe = says("four", "Yes, it is so.")
+    verdict = held(daemon, members=members, answer="bool", mode="fuse", judge=judge, aggregator=scribe)
+    assert (verdict["status"], verdict["answer"], verdict["answer_kind"]) == ("unanimous", "ANSWER: yes", "selected")
+    assert (verdict["flags"], [missing["code"] for missing in verdict["missing"]]) == (["degraded"], ["unparsed"])
+
+
+def test_feedback_on_a_tournament_is_the_winners_and_on_a_ballot_that_ballots(daemon):
+    verdict = held(daemon, members=[YES["one"], NO["two"], YES["three"]], answer="bool", latency="fast")
+    rated = daemon.call("feedback", call_id=verdict["tournament_id"], rating=1.0)
+    assert rated["model"] == verdict["winner"]
+    dissent = next(ballot for ballot in verdict["ballots"] if ballot["model"] == NO["two"])
+    assert daemon.call("feedback", call_id=dissent["usage_id"], rating=-1.0)["model"] == NO["two"]
+    rows = {row["model"]: row["feedback_mean"] for row in daemon.call("performance")["rows"]}
+    assert (rows[verdict["winner"]], rows[NO["two"]]) == (1.0, -1.0)
+    nobodys = held(daemon, members=[YES["one"], NO["two"]], answer="bool", latency="fast")
+    with pytest.raises(BadRequest, match="rate a ballot"):
+        daemon.call("feedback", call_id=nobodys["tournament_id"], rating=1.0)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"answer": {"type": "bool", "choices": ["a", "b"]}}, "of the type choice"),
+        ({"answer": "bool", "judge": "nowhere:x"}, "there is no provider"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(daemon, params, said):
+    with pytest.raises(QuorumError, match=said):
+        held(daemon, members=[YES["one"], YES["two"]], **params)
+
+
+def test_terms_of_a_replay_that_are_none_are_refused_also_where_nobody_goes_by_them(daemon):
+    verdict = held(daemon, members=[YES["one"], NO["two"]], mode="race")
+    with pytest.raises(BadRequest, match="threshold"):
+        daemon.call("tournament.replay", tournament_id=verdict["tournament_id"], threshold="abc")

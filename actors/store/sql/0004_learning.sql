@@ -5,7 +5,8 @@ ALTER TABLE holds ADD COLUMN arm TEXT;
 
 ALTER TABLE usage ADD COLUMN arm TEXT;
 
--- usage_id: the attempt that it is about: the one that answered, or else the last. user: who says it, each once of a call.
+-- usage_id: the attempt that it is about: the one that answered, or else the last; of a tournament the winner's, or the ballot that was
+-- named. user: who says it, each once of an attempt.
 CREATE TABLE feedback (
     call_id TEXT NOT NULL,
     usage_id TEXT NOT NULL,
@@ -13,5 +14,5 @@ CREATE TABLE feedback (
     rating REAL NOT NULL CHECK (rating BETWEEN -1 AND 1),
     comment TEXT,
     at INTEGER NOT NULL,
-    PRIMARY KEY (call_id, user)
+    PRIMARY KEY (usage_id, user)
 ) STRICT, WITHOUT ROWID;

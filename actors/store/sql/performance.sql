@@ -1,16 +1,17 @@
 -- name: put_feedback
 INSERT INTO feedback (call_id, usage_id, user, rating, comment, at) VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT (call_id, user) DO UPDATE SET usage_id = excluded.usage_id, rating = excluded.rating, comment = excluded.comment,
-    at = excluded.at
+ON CONFLICT (usage_id, user) DO UPDATE SET rating = excluded.rating, comment = excluded.comment, at = excluded.at
 
 -- name: call_of_attempt
 SELECT call_id FROM usage WHERE id = ?
 
 -- name: rated_attempt
-SELECT id, model FROM usage
-WHERE id > :call_id AND id < :until AND call_id = :call_id
-    AND (:user IS NULL OR user = :user OR (user >= :user || '/' AND user < :user || '0'))
-ORDER BY status = 'ok' DESC, id DESC LIMIT 1
+SELECT usage.id, usage.model, held.id IS NOT NULL AND usage.id IS NOT :named AND usage.model IS NOT json_extract(held.verdict, '$.winner')
+FROM usage LEFT JOIN tournaments AS held ON held.id = usage.call_id
+WHERE usage.id > :call_id AND usage.id < :until AND call_id = :call_id
+    AND (:user IS NULL OR usage.user = :user OR (usage.user >= :user || '/' AND usage.user < :user || '0'))
+ORDER BY held.id IS NOT NULL AND usage.id IS :named DESC, usage.model IS json_extract(held.verdict, '$.winner') DESC,
+    usage.status = 'ok' DESC, usage.id DESC LIMIT 1
 
 -- name: models
 WITH seen AS MATERIALIZED (
