@@ -125,6 +125,9 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
             events = await actors.start(lambda: Events(settings, clock, subscriptions))
             ledger = await actors.start(lambda: Ledger(store, clock, dispatched, events))
             await actors.start(lambda: Retention(store, settings, clock, zone))
+            # Before recovery, like all that waits for what was submitted to be written: a full disk keeps that back.
+            tournaments_running: dict[str, list[Row]] = {}
+            record = await actors.start(lambda: Record(store, clock, tournaments_running))
             ways = ways_out(config.alerts, transports["probes"])
             await actors.start(lambda: Notifier(store, events, clock, ways, config.alerts.timeout_s))
             left_open = (await ledger.call(ReadBooks())).open_holds
@@ -137,8 +140,6 @@ async def run(config: Config, paths: Paths, lines: Lines) -> None:
             pool = await actors.start(lambda: ProviderPool(actors, sources, transports["probes"], events, clock))
             choice_watchers: dict[Ref[Any], None] = {}
             users = await actors.start(lambda: Users(store, clock, choice_watchers))
-            tournaments_running: dict[str, list[Row]] = {}
-            record = await actors.start(lambda: Record(store, clock, tournaments_running))
             sessions = await actors.start(lambda: Sessions(actors, settings, users, clock))
             planner = Planner(
                 pool=pool,
